@@ -1,0 +1,1 @@
+"""Gradio demos: features, segmentation, zero-shot and chat."""

@@ -1,0 +1,1 @@
+"""Evaluation of RADIO models and their teachers: kNN, zero-shot, linear segmentation and SAM."""

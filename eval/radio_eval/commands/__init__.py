@@ -1,0 +1,1 @@
+"""Sub-commands of `radio` that this package registers."""

@@ -1,0 +1,98 @@
+"""Pictures for the report: features as colours, and masks over images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from radio_core.data.images import ImageSource
+from radio_core.pca import pca_rgb
+from radio_eval.coco import CocoInstances
+from radio_eval.data import prepare
+from radio_eval.eval_model import EvalModel
+from radio_eval.report.html import Gallery, Picture, PictureRow
+from radio_eval.sam_miou import SamParameters, encode_images, masks_from_boxes
+from radio_eval.sam_scores import Mask
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+_COLOURS = np.array(
+    [(255, 99, 71), (65, 145, 255), (60, 200, 110), (250, 190, 40), (190, 110, 240), (40, 210, 210)]
+)
+_OPACITY = 0.6
+
+
+@torch.no_grad()
+def feature_gallery(
+    models: Sequence[EvalModel], images: ImageSource, count: int = 6, side: int = 112
+) -> Gallery:
+    """The same images through every model that has features, as in the paper's Figure 1.
+
+    Args:
+        models: the models; one row each.
+        images: the first readable ones are taken.
+        count: number of images.
+        side: of the square pictures in pixels.
+    """
+    loaded = (images.load(index) for index in range(len(images)))
+    chosen = [image for image in loaded if image is not None][:count]
+    if not chosen:
+        raise ValueError("none of the images could be read")
+    shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in chosen]
+    rows = [PictureRow(label="image", pictures=tuple(shown))]
+    for model in models:
+        if model.features is not None:
+            tensors = [prepare(image, model, whole=True)[None] for image in chosen]
+            maps = torch.cat([model.features(tensor) for tensor in tensors])
+            pictures = tuple(pca_rgb(maps, (side, side)))
+            rows.append(PictureRow(label=model.name, pictures=pictures))
+    return Gallery(
+        title="What the models see",
+        text="The first three principal components of each model's features, as red, green and "
+        "blue. Within a row equal colours mean equal features; rows are independent.",
+        rows=tuple(rows),
+    )
+
+
+def mask_gallery(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: int = 6) -> Gallery:
+    """Masks that Segment Anything finds from ground-truth boxes, beside the true ones.
+
+    Args:
+        sams: (label, model) of each row.
+        coco: the first readable images are taken.
+        count: number of images.
+    """
+    pairs = [(i, image) for i in coco.image_ids[:count] if (image := coco.image(i)) is not None]
+    truth = tuple(
+        overlay(image, [coco.mask(instance.annotation_id) for instance in coco.instances(i)])
+        for i, image in pairs
+    )
+    rows = [PictureRow(label="truth", pictures=truth)]
+    for label, sam in sams:
+        embeddings, sizes = encode_images(sam, [image for _, image in pairs])
+        pictures = []
+        for (i, image), embedding, size in zip(pairs, embeddings, sizes, strict=True):
+            boxes = torch.tensor([instance.box for instance in coco.instances(i)])
+            shape = (image.shape[0], image.shape[1])
+            masks = masks_from_boxes(sam, embedding, boxes, size, shape, SamParameters())
+            pictures.append(overlay(image, masks))
+        rows.append(PictureRow(label=label, pictures=tuple(pictures)))
+    return Gallery(
+        title="Segment Anything with the student inside",
+        text="Masks from ground-truth boxes: SAM's own encoder, and the student's features in "
+        "front of the same neck and decoder.",
+        rows=tuple(rows),
+    )
+
+
+def overlay(image: Picture, masks: Sequence[Mask]) -> Picture:
+    """Coloured masks [H, W] over an image, uint8 [H, W, 3]; the image is greyed first."""
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
+    for index, mask in enumerate(masks):
+        colour = _COLOURS[index % len(_COLOURS)]
+        grey[mask] = (1 - _OPACITY) * grey[mask] + _OPACITY * colour
+    picture: Picture = grey.round().astype(np.uint8)
+    return picture

@@ -1,0 +1,1 @@
+"""CLIP-style zero-shot classification and retrieval with RADIO's features."""

@@ -1,0 +1,146 @@
+"""Decode image files of any common kind into 8-bit RGB, or say why it cannot be done."""
+
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SAFE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that Pillow decodes itself; EPS, which starts programs, is out. JPEG includes MPO."""
+
+MAX_PIXELS = 89_478_485
+"""Most pixels that an image may have: Pillow's own limit against decompression bombs."""
+
+_WHITE = (255, 255, 255, 255)
+_DAMAGED_METADATA = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error)
+
+
+class ImageSource(Protocol):
+    """Anything that a trainer can draw images from, by index.
+
+    `folder.ImageFiles` is one; the toy world has another.
+    """
+
+    def __len__(self) -> int:
+        """Number of images, the unreadable ones included."""
+        ...
+
+    def load(self, index: int) -> Image.Image | None:
+        """The image at `index` as 8-bit RGB of any size, or None when it cannot be read."""
+        ...
+
+
+class UnreadableImage(ValueError):
+    """A file that is not a readable image.
+
+    Attributes:
+        path: the file.
+        reason: why, as "kind" or "kind: detail", e.g. "truncated: 12 bytes are missing".
+            The kinds are "missing", "permission denied", "not a file", "empty file",
+            "not an image", "too large", "truncated" and "broken".
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(path, reason)  # both, so that the error survives pickling
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)}: {self.reason}"
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """The path as text that every terminal takes: undecodable bytes become escapes."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def load_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read one image file as 8-bit RGB.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and YCbCr images are converted. Alpha is
+    composited on white, because the colours under transparent pixels mean nothing. 16-bit grey is
+    scaled (65535 -> 255), not clipped; 32-bit integers that fit are read as 16-bit and floats
+    within [0, 1] as such, others are stretched from their minimum to their maximum. Of an
+    animation or a multi-page file the first picture is taken.
+
+    Args:
+        path: the file; its content decides the format, not its name.
+        max_pixels: larger images are refused before they are decoded. Values above twice
+            Pillow's own `Image.MAX_IMAGE_PIXELS` have no effect unless that is raised too.
+
+    Raises:
+        UnreadableImage: for every file that gives no image, whatever the cause.
+    """
+    _check_regular(path)
+    try:
+        with Image.open(path, formats=SAFE_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UnreadableImage(
+                    path, f"too large: {width} x {height} pixels, the limit is {max_pixels}"
+                )
+            image.load()
+            return _to_rgb(_upright(image))
+    except UnreadableImage:
+        raise
+    except PermissionError as error:
+        raise UnreadableImage(path, "permission denied") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
+        raise UnreadableImage(path, f"too large: {_one_line(error)}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(path, "not an image") from error
+    except Exception as error:  # decoders raise nearly everything on hostile bytes
+        kind = "truncated" if "truncated" in str(error).lower() else "broken"
+        raise UnreadableImage(path, f"{kind}: {_one_line(error)}") from error
+
+
+def _check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no plain, non-empty file: opening a pipe would block for ever."""
+    try:
+        status = os.stat(path)
+    except PermissionError as error:
+        raise UnreadableImage(path, "permission denied") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(path, f"missing: {_one_line(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage(path, "not a file")
+    if status.st_size == 0:
+        raise UnreadableImage(path, "empty file")
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's text without line breaks or the file's name, or its type when it has none."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; damaged EXIF counts as none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DAMAGED_METADATA:  # the pixels are fine, only the metadata is not
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any decoded Pillow mode -> "RGB"."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_eight_bit(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bit(values: np.ndarray) -> np.ndarray:
+    """Grey values [H, W] of 16-bit, 32-bit or float depth -> uint8 [H, W]; see `load_rgb`."""
+    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(wide.min()), float(wide.max())
+    white = 1.0 if values.dtype.kind == "f" else 65535.0
+    if low < 0 or high > white:
+        wide, white = wide - low, high - low
+    return np.rint(wide * (255.0 / white)).astype(np.uint8)

@@ -1,0 +1,183 @@
+"""Crops that the student and every teacher share, and RADIO's evaluation resize.
+
+Everything random takes a numpy Generator, so a sample depends on its seed alone.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+_CROP_TRIES = 10
+
+
+class Crop(NamedTuple):
+    """A box in pixels of the image that it was sampled for; lies inside that image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """8-bit RGB image -> float32 [3, H, W] in [0, 1]."""
+    array = np.array(image.convert("RGB"), dtype=np.uint8)  # [H, W, 3]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def sample_crop(
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.4, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    *,
+    generator: np.random.Generator,
+) -> Crop:
+    """Sample a box of random area and aspect ratio, as "random resized crop" does.
+
+    Args:
+        height: image height in pixels, at least 1.
+        width: image width in pixels, at least 1.
+        scale: lowest and highest share of the image's area, in (0, 1].
+        ratio: lowest and highest width / height, sampled log-uniformly.
+        generator: source of randomness; the same state gives the same box.
+
+    Returns:
+        The box. When ten draws do not fit, the largest central box whose ratio is allowed.
+
+    Raises:
+        ValueError: for an empty image or a range that is not ordered.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height} x {width} pixels has no crop; both must be >= 1")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"crop scale {scale} must satisfy 0 < low <= high <= 1")
+    if not 0 < ratio[0] <= ratio[1]:
+        raise ValueError(f"crop ratio {ratio} must satisfy 0 < low <= high")
+    for _ in range(_CROP_TRIES):
+        area = height * width * generator.uniform(*scale)
+        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_width = max(1, round(math.sqrt(area * aspect)))
+        box_height = max(1, round(math.sqrt(area / aspect)))
+        if box_width <= width and box_height <= height:
+            top = int(generator.integers(height - box_height + 1))
+            left = int(generator.integers(width - box_width + 1))
+            return Crop(top, left, box_height, box_width)
+    box_width = max(1, min(width, round(height * ratio[1])))
+    box_height = max(1, min(height, round(width / ratio[0])))
+    return Crop((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def apply_crop(image: Image.Image, crop: Crop, size: int) -> Tensor:
+    """Resize one box of an image to a square, straight from the original pixels.
+
+    Bicubic with antialiasing; boxes smaller than `size` are enlarged. At the box's edges the
+    filter may see neighbouring pixels of the image, as if the whole image had been resized.
+
+    Args:
+        image: 8-bit RGB, any size.
+        crop: a box inside the image.
+        size: side of the result in pixels.
+
+    Returns:
+        float32 [3, size, size] in [0, 1].
+
+    Raises:
+        ValueError: if the box leaves the image, or `size` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"crop output size {size} must be at least 1 pixel")
+    right, bottom = crop.left + crop.width, crop.top + crop.height
+    inside = 0 <= crop.left < right <= image.width and 0 <= crop.top < bottom <= image.height
+    if not inside:
+        raise ValueError(
+            f"{crop} is not inside an image of {image.height} x {image.width} (height x width)"
+        )
+    box = (crop.left, crop.top, right, bottom)
+    return to_tensor(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def radio_resize_size(
+    height: int,
+    width: int,
+    resolution: int | Sequence[int],
+    step: int = 16,
+    *,
+    longest_edge: bool = False,
+) -> tuple[int, int]:
+    """(height, width) to which RADIO's resize scales an image, before any padding or cropping.
+
+    See `radio_resize`, which this is the arithmetic of.
+    """
+    targets = _targets(resolution)
+    if height < 1 or width < 1 or step < 1:
+        raise ValueError(f"height {height}, width {width} and step {step} must be at least 1")
+    if len(targets) == 1:
+        factor = targets[0] / (max if longest_edge else min)(height, width)
+    else:
+        factors = (targets[0] / height, targets[1] / width)
+        factor = min(factors) if longest_edge else max(factors)
+    rows, columns = (max(1, round(side * factor / step)) for side in (height, width))
+    return rows * step, columns * step
+
+
+def radio_resize(
+    image: Image.Image,
+    resolution: int | Sequence[int],
+    step: int = 16,
+    *,
+    longest_edge: bool = False,
+) -> Image.Image:
+    """Resize an image as RADIO's evaluations do.
+
+    One number: the shortest edge is scaled to it, then both sides are rounded to the nearest
+    multiple of `step`, half to even (12.5 * 16 -> 192); the image stays non-square. Two numbers
+    (height, width): the image is scaled and rounded to cover them, padded with black to a square
+    and cropped to them around the centre. Bicubic, on the 8-bit RGB image.
+
+    Args:
+        image: any Pillow image that converts to RGB.
+        resolution: one side in pixels, or (height, width).
+        step: the model's resolution step (`RadioModel.min_resolution_step`), at least 1.
+        longest_edge: scale the longest edge instead of the shortest; with two numbers, fit
+            inside them instead of covering them.
+
+    Returns:
+        An RGB image whose sides are multiples of `step` (one number), or exactly `resolution`.
+
+    Raises:
+        ValueError: for a resolution that is not one or two positive integers, or a bad step.
+    """
+    rows, columns = radio_resize_size(
+        image.height, image.width, resolution, step, longest_edge=longest_edge
+    )
+    resized = image.convert("RGB").resize((columns, rows), Image.Resampling.BICUBIC)
+    targets = _targets(resolution)
+    return resized if len(targets) == 1 else _centre(resized, targets[0], targets[1])
+
+
+def _targets(resolution: int | Sequence[int]) -> tuple[int, ...]:
+    """`resolution` as a tuple of one or two positive integers."""
+    targets = (resolution,) if isinstance(resolution, int) else tuple(resolution)
+    if len(targets) not in (1, 2) or min(targets) < 1:
+        raise ValueError(
+            f"resolution {resolution!r} must be one side in pixels or (height, width), all >= 1"
+        )
+    return targets
+
+
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Centre the image on black and cut height x width out of the middle."""
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image, (-_half(image.width - width), -_half(image.height - height)))
+    return canvas
+
+
+def _half(difference: int) -> int:
+    """Half of a difference of sides, rounded half to even as centre crops do."""
+    return round(difference / 2)

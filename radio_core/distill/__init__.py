@@ -1,0 +1,1 @@
+"""Multi-teacher distillation: configs, losses, cache, trainer and recipes."""

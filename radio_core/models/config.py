@@ -1,0 +1,58 @@
+"""The whole description of a RADIO model: what config.json holds beside the weights."""
+
+import math
+from dataclasses import dataclass
+
+from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.models.vit import ViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadioConfig:
+    """A backbone, its adaptors, and the contract of its weights.
+
+    Attributes:
+        name: name of the model, for people.
+        backbone: shape of the student.
+        adaptors: every adaptor that the checkpoint has.
+        summary_idxs: the summary tokens that make up the backbone's summary, side by side.
+        mean: per-channel mean that the model subtracts, RGB in [0, 1].
+        std: per-channel standard deviation that it divides by.
+        teachers: names of the teachers that it was distilled from.
+        max_resolution: longest image side in pixels that it is meant for; None if unknown.
+        preferred_resolution: (height, width) in pixels; None if unknown.
+        supports_windows: whether it was trained for windowed attention.
+        licence: licence of the weights.
+    """
+
+    name: str = ""
+    backbone: ViTConfig
+    adaptors: tuple[AdaptorConfig, ...] = ()
+    summary_idxs: tuple[int, ...] = (0,)
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    teachers: tuple[str, ...] = ()
+    max_resolution: int | None = None
+    preferred_resolution: tuple[int, int] | None = None
+    supports_windows: bool = True
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        names = [adaptor.name for adaptor in self.adaptors]
+        if len(set(names)) != len(names):
+            raise ValueError(f"adaptor names must differ: {', '.join(names)}")
+        tokens = self.backbone.num_summary_tokens
+        if not self.summary_idxs or not all(0 <= i < tokens for i in self.summary_idxs):
+            raise ValueError(
+                f"summary_idxs {self.summary_idxs} must be indices of the backbone's {tokens} "
+                "summary tokens"
+            )
+        for adaptor in self.adaptors:
+            if tokens > 1 and (adaptor.token_slot or 0) >= tokens:
+                raise ValueError(
+                    f"adaptor {adaptor.name}: token_slot {adaptor.token_slot}, but the backbone "
+                    f"has {tokens} summary tokens"
+                )
+        if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std positive")

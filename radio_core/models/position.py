@@ -1,0 +1,127 @@
+"""The learned position grid with Cropped Position Embedding (CPE), and the patch generator.
+
+In training each sample sees a random crop of the grid, interpolated to its own number of patches,
+so that the model learns to work at any resolution (paper section 3.3, Kim et al. 2023).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_CROP_SIDE = math.sqrt(0.1)
+MAX_LOG_ASPECT = math.log(4 / 3)
+
+
+class PrefixTokens(nn.Module):
+    """The learned rows put in front of the patches: class tokens, then registers."""
+
+    def __init__(self, num_tokens: int, embed_dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(num_tokens, embed_dim) * embed_dim**-0.5)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """[B, N, C] to [B, num_tokens + N, C]."""
+        return torch.cat([self.token.expand(patches.shape[0], -1, -1), patches], dim=1)
+
+
+class PatchGenerator(nn.Module):
+    """Pixels to the token sequence [class tokens | registers | patches + positions].
+
+    Args:
+        embedder: images [B, 3, H, W] to row-major tokens [B, N, C].
+        patch_size: pixels of one patch.
+        embed_dim: width C.
+        grid_size: rows (= columns) of the stored position grid.
+        num_prefix_tokens: class tokens plus registers; they get no position.
+        cpe: random crops in training and resizing to the longer side in evaluation. Without it
+            the grid is cropped to the top-left corner, and interpolated where it is too small.
+        align_corners: resize as the releases up to C-RADIOv3 were trained.
+        dropout: chance that a training sample gets no position at all.
+    """
+
+    def __init__(
+        self,
+        embedder: nn.Module,
+        *,
+        patch_size: int,
+        embed_dim: int,
+        grid_size: int,
+        num_prefix_tokens: int,
+        cpe: bool,
+        align_corners: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.patch_size = patch_size
+        self.grid_size = grid_size
+        self.cpe = cpe
+        self.align_corners = align_corners
+        self.dropout = dropout
+        self.pos_embed = nn.Parameter(torch.empty(1, grid_size**2, embed_dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.cls_token = PrefixTokens(num_prefix_tokens, embed_dim) if num_prefix_tokens else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] to tokens [B, num_prefix_tokens + h*w, C]."""
+        rows, cols = (side // self.patch_size for side in images.shape[-2:])
+        patches: Tensor = self.embedder(images)
+        tokens = patches + self.positions(images.shape[0], rows, cols)
+        return tokens if self.cls_token is None else self.cls_token(tokens)
+
+    def positions(self, batch: int, rows: int, cols: int) -> Tensor:
+        """Positions of rows x cols patches: [1, rows*cols, C], or [B, rows*cols, C] in training.
+
+        Training draws from torch's global random generator.
+        """
+        if (rows, cols) == (self.grid_size, self.grid_size):
+            positions: Tensor = self.pos_embed
+        else:
+            field = self.pos_embed.float().unflatten(1, (self.grid_size, self.grid_size))
+            field = field.permute(0, 3, 1, 2)  # [1, C, R, R]
+            if not self.cpe:
+                field = self._fit_top_left(field, rows, cols)
+            elif self.training:
+                field = _random_crops(field, batch, rows, cols)
+            else:
+                side = max(rows, cols)
+                field = self._resize(field, side, side)[..., :rows, :cols]
+            positions = field.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+        if self.training and self.dropout > 0:
+            keep = torch.rand(batch, 1, 1, device=positions.device) > self.dropout
+            positions = torch.where(keep, positions, 0)
+        return positions
+
+    def _fit_top_left(self, field: Tensor, rows: int, cols: int) -> Tensor:
+        """The top-left corner of the grid [1, C, R, R], stretched only where R is too small."""
+        field = field[..., :rows, :cols]
+        return field if field.shape[-2:] == (rows, cols) else self._resize(field, rows, cols)
+
+    def _resize(self, field: Tensor, rows: int, cols: int) -> Tensor:
+        return F.interpolate(
+            field, size=(rows, cols), mode="bilinear", align_corners=self.align_corners
+        )
+
+
+def _random_crops(field: Tensor, batch: int, rows: int, cols: int) -> Tensor:
+    """One random window of the grid [1, C, R, R] for each sample, sampled to [B, C, rows, cols].
+
+    The window's side is uniform in [sqrt(0.1), 1] of the grid, its aspect log-uniform in
+    [3/4, 4/3], applied to both sides as the released models were trained.
+    """
+    device = field.device
+    scale = torch.empty(batch, device=device).uniform_(MIN_CROP_SIDE, 1)
+    aspect = torch.empty(batch, device=device).uniform_(-MAX_LOG_ASPECT, MAX_LOG_ASPECT).exp()
+    extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # [B, (x, y)]
+    offset = torch.rand(batch, 2, device=device) * (1 - extent)
+    x = torch.linspace(0, 1, cols, device=device) * extent[:, :1] + offset[:, :1]  # [B, cols]
+    y = torch.linspace(0, 1, rows, device=device) * extent[:, 1:] + offset[:, 1:]  # [B, rows]
+    points = torch.stack(
+        [x[:, None, :].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, cols)], dim=-1
+    )
+    # The samples are stacked along the rows of one picture: the grid is never copied per sample.
+    points = points.reshape(1, batch * rows, cols, 2) * 2 - 1
+    sampled = F.grid_sample(field, points, mode="bilinear", align_corners=True)
+    return sampled.reshape(-1, batch, rows, cols).transpose(0, 1)

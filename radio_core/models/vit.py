@@ -1,0 +1,315 @@
+"""The vision transformer of the student: configuration and architecture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radio_core.models.backbone import check_images
+from radio_core.models.outputs import BackboneOutput
+from radio_core.models.position import PatchGenerator
+from radio_core.models.stem import ConvStem, PatchEmbed
+from radio_core.models.windows import WindowGrid, window_schedule
+
+LAYER_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The shape of a vision transformer.
+
+    Attributes:
+        type: marks this kind of backbone in config.json.
+        patch_size: side of a patch in pixels.
+        embed_dim: width of the tokens.
+        depth: number of blocks.
+        num_heads: attention heads; divides embed_dim.
+        mlp_ratio: hidden width of the MLP / embed_dim.
+        init_values: initial LayerScale; None for no LayerScale.
+        num_cls_tokens: class tokens, one per teacher that has a summary.
+        num_registers: further learned tokens that are never an output.
+        grid_size: rows = columns of the learned position grid.
+        cpe: Cropped Position Embedding; without it (paper Table 5) the grid is only interpolated,
+            and grid_size * patch_size is the model's own image size.
+        pos_align_corners: resize the grid as the releases up to C-RADIOv3 were trained.
+        pos_dropout: chance in training that a sample gets no positions.
+        stem: "patch" (one matrix per patch) or "conv" (a small convolutional network).
+        summary: "cls" (class tokens) or "avg" (mean of the patch features instead, paper Table 6).
+        final_norm: LayerNorm after the last block.
+        num_windowed: windowed layers between two global ones (windowed attention only).
+        num_global: number of global layers, 4 when both are None (windowed attention only).
+    """
+
+    type: Literal["vit"] = "vit"
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    init_values: float | None = None
+    num_cls_tokens: int = 1
+    num_registers: int = 0
+    grid_size: int = 128
+    cpe: bool = True
+    pos_align_corners: bool = False
+    pos_dropout: float = 0.1
+    stem: Literal["patch", "conv"] = "patch"
+    summary: Literal["cls", "avg"] = "cls"
+    final_norm: bool = False
+    num_windowed: int | None = None
+    num_global: int | None = None
+
+    def __post_init__(self) -> None:
+        bounds = {"patch_size": 1024, "embed_dim": 65536, "depth": 1024, "num_heads": 1024}
+        lowest = {"num_cls_tokens": 0, "num_registers": 0, "grid_size": 1, "num_windowed": 0}
+        for field in (*bounds, *lowest, "num_global"):
+            value, low, high = getattr(self, field), lowest.get(field, 1), bounds.get(field, 2048)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{field} must be from {low} to {high}, not {value}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
+            )
+        if not 0 < self.mlp_ratio <= 64 or not 0 <= self.pos_dropout < 1:
+            raise ValueError("mlp_ratio must be in (0, 64] and pos_dropout in [0, 1)")
+        if self.summary == "cls" and not self.num_cls_tokens:
+            raise ValueError('summary "cls" needs num_cls_tokens of at least 1; or use "avg"')
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Summary tokens that the backbone returns."""
+        return self.num_cls_tokens if self.summary == "cls" else 1
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: class tokens (unless averaging) and registers."""
+        return self.num_registers + (self.num_cls_tokens if self.summary == "cls" else 0)
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 128, "depth": 5, "num_heads": 2, "num_registers": 2}
+    | {"patch_size": 8, "grid_size": 32, "stem": "conv", "num_windowed": 2},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+}
+_GRID_PIXELS = 2048
+
+
+def vit_config(preset: str, *, patch_size: int | None = None, **overrides: Any) -> ViTConfig:
+    """The configuration of a usual size.
+
+    Args:
+        preset: "tiny" (toy world), "base", "large" or "huge".
+        patch_size: pixels; None for the preset's own (8 for tiny, 16 otherwise).
+        overrides: any field of `ViTConfig`.
+
+    Raises:
+        ValueError: unknown preset, or values that do not fit together.
+    """
+    if preset not in _PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(_PRESETS)}")
+    values = {"patch_size": 16, **_PRESETS[preset]}
+    if patch_size is not None:
+        values["patch_size"] = patch_size
+    # The grid covers 2048 pixels (paper 3.3: 128 positions a side at patch 16).
+    values.setdefault("grid_size", round(_GRID_PIXELS / values["patch_size"]))
+    return ViTConfig(**{**values, **overrides})
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention of a sequence with itself."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] to [B, N, C]."""
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, C / heads]
+        x = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, embed_dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dim,), init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each added to its input."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        width, scale = config.embed_dim, config.init_values
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(width, config.num_heads)
+        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, C] to [B, N, C]."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        x = x + self.ls2(self.mlp(self.norm2(x)))
+        return x
+
+
+class TokenStates(NamedTuple):
+    """Token sequences [B, prefix + h*w, C], patches row-major, before any final norm.
+
+    Attributes:
+        final: after the last block that ran.
+        collected: after each requested block, in the order of the blocks.
+        grid: (h, w) in patches.
+    """
+
+    final: Tensor
+    collected: list[Tensor]
+    grid: tuple[int, int]
+
+
+class VisionTransformer(nn.Module):
+    """A ViT for any resolution, with several class tokens, registers and optional windows."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_dim = config.embed_dim
+        self.patch_size = config.patch_size
+        self.num_summary_tokens = config.num_summary_tokens
+        self.num_prefix_tokens = config.num_prefix_tokens
+        stem = ConvStem if config.stem == "conv" else PatchEmbed
+        self.patch_generator = PatchGenerator(
+            stem(config.patch_size, config.embed_dim),
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            grid_size=config.grid_size,
+            num_prefix_tokens=config.num_prefix_tokens,
+            cpe=config.cpe,
+            align_corners=config.pos_align_corners,
+            dropout=config.pos_dropout,
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        width = config.embed_dim
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.final_norm else nn.Identity()
+        self.blocks.apply(_init_linear)
+
+    def forward(self, images: Tensor, window_size: int | None = None) -> BackboneOutput:
+        """Run on normalised images.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            window_size: side in patches of the attention windows; None for global attention.
+
+        Returns:
+            Summary tokens [B, S, C] and features [B, C, H / patch_size, W / patch_size].
+
+        Raises:
+            ValueError: H or W is not a multiple of patch_size (times window_size).
+        """
+        states = self.run_blocks(images, window_size)
+        return self.as_output(self.norm(states.final), states.grid)
+
+    def run_blocks(
+        self,
+        images: Tensor,
+        window_size: int | None = None,
+        *,
+        collect: Sequence[int] = (),
+        depth: int | None = None,
+    ) -> TokenStates:
+        """Token sequences after the blocks with the indices `collect` and after the last one.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            window_size: as in `forward`.
+            collect: block indices from 0.
+            depth: run only this many blocks; None for all.
+        """
+        if window_size is not None and window_size < 1:
+            raise ValueError(f"window_size must be at least 1 patch, not {window_size}")
+        check_images(images, self.patch_size * (window_size or 1))
+        rows, cols = (side // self.patch_size for side in images.shape[-2:])
+        windows = None if window_size is None else WindowGrid(rows, cols, window_size)
+        config = self.config
+        schedule = window_schedule(config.depth, config.num_windowed, config.num_global)
+        tokens = self.patch_generator(images)
+        if windows is not None:
+            tokens = self._map_patches(windows.to_window_order, tokens)
+        prefix = None  # the prefix tokens while `tokens` is cut into windows, set aside unchanged
+        collected = []
+        for i, block in enumerate(self.blocks[:depth]):
+            if windows is not None and schedule[i]:
+                if prefix is None:
+                    prefix, patches = self._split_prefix(tokens)
+                    tokens = windows.cut(patches)
+            elif windows is not None and prefix is not None:
+                tokens, prefix = torch.cat([prefix, windows.join(tokens)], dim=1), None
+            tokens = block(tokens)
+            if i in collect:
+                collected.append(self._row_major(tokens, prefix, windows))
+        return TokenStates(self._row_major(tokens, prefix, windows), collected, (rows, cols))
+
+    def _row_major(
+        self, tokens: Tensor, prefix: Tensor | None, windows: WindowGrid | None
+    ) -> Tensor:
+        """Tokens in the middle of a forward pass to [B, prefix + h*w, C], patches row-major."""
+        if windows is None:
+            return tokens
+        if prefix is not None:
+            tokens = torch.cat([prefix, windows.join(tokens)], dim=1)
+        return self._map_patches(windows.to_row_major, tokens)
+
+    def _map_patches(self, function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        prefix, patches = self._split_prefix(tokens)
+        return torch.cat([prefix, function(patches)], dim=1)
+
+    def _split_prefix(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, prefix + N, C] to the prefix tokens and the patches."""
+        return tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
+
+    def as_output(self, tokens: Tensor, grid: tuple[int, int]) -> BackboneOutput:
+        """Tokens [B, prefix + h*w, C] to summary tokens [B, S, C] and features [B, C, h, w]."""
+        prefix, patches = self._split_prefix(tokens)
+        if self.config.summary == "avg":
+            summary = patches.mean(dim=1, keepdim=True)
+        else:
+            summary = prefix[:, : self.num_summary_tokens]
+        return BackboneOutput(summary, patches.transpose(1, 2).unflatten(2, grid))
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""The models that can be loaded by name, and how any model is loaded."""

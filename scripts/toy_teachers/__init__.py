@@ -1,0 +1,1 @@
+"""Training of the three toy teachers whose weights ship with radio_core."""

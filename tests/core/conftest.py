@@ -1,0 +1,148 @@
+"""Tiny teachers of the real classes, in their real formats, and a run that learns from them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
+from radio_core.models.vit import vit_config
+
+CLIP = {
+    "model_cfg": {
+        "embed_dim": 12,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 8,
+            "ls_init_value": None,
+        },
+        "text_cfg": {"context_length": 8, "vocab_size": 0, "width": 8, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
+}
+SAM = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "window_size": 3,
+    "global_blocks": [1],
+    "neck_dim": 8,
+    "decoder_heads": 2,
+    "decoder_mlp_dim": 16,
+}
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An open_clip directory with a vocabulary of whole words."""
+    open_clip = pytest.importorskip("open_clip", reason="needs the extra 'clip'")
+    import torch
+    from safetensors.torch import save_file
+
+    from radio_core.teachers.word_tokenizer import WordTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = WordTokenizer(["a", "red", "blue", "star", "ring"], 8)
+    config: dict[str, Any] = json.loads(json.dumps(CLIP))
+    config["model_cfg"]["text_cfg"]["vocab_size"] = tokenizer.vocab_size
+    torch.manual_seed(1)
+    model = open_clip.CLIP(**config["model_cfg"])
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers directory of a DINOv2 with registers: 35 pixels, a grid of 5."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    import torch
+
+    folder = tmp_path_factory.mktemp("dino")
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=35,
+        patch_size=7,
+        num_register_tokens=3,
+        layerscale_value=0.5,
+    )
+    torch.manual_seed(2)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sam_config.json + sam.safetensors: 32 pixels, a grid of 8."""
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    import torch
+    from safetensors.torch import save_file
+
+    from radio_core.config_file import from_mapping
+    from radio_core.teachers.sam_build import SamConfig, build_sam
+
+    folder = tmp_path_factory.mktemp("sam")
+    torch.manual_seed(3)
+    sam = build_sam(from_mapping(SamConfig, SAM))
+    torch.nn.init.normal_(sam.image_encoder.pos_embed, std=0.1)
+    (folder / "sam_config.json").write_text(json.dumps(SAM))
+    save_file({k: v.contiguous() for k, v in sam.state_dict().items()}, folder / "sam.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_teachers(clip_folder: Path, dino_folder: Path, sam_folder: Path) -> dict[str, str]:
+    """Adaptor name -> source, as `load_teacher` takes it."""
+    return {
+        "clip": f"open_clip:local-dir:{clip_folder}",
+        "dino_v2": f"dinov2:{dino_folder}",
+        "sam": f"sam:{sam_folder}",
+    }
+
+
+@pytest.fixture
+def tiny_run(tiny_teachers: dict[str, str], tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A run of 20 steps in two stages with every feature on; keywords replace its fields."""
+    low = GroupConfig(teachers=("clip", "dino_v2"), batch_size=4, resolution=32, rate=2.0)
+    high = GroupConfig(
+        teachers=("sam",),
+        batch_size=2,
+        resolution=64,
+        window_sizes=(2, 4),
+        window_probability=0.7,
+    )
+    config = TrainConfig(
+        recipe="toy",
+        out=tmp_path / "run",
+        student=vit_config("tiny", embed_dim=16, depth=2, grid_size=12, num_windowed=1),
+        spectral=True,
+        teachers={
+            "clip": TeacherConfig(source=tiny_teachers["clip"]),
+            "dino_v2": TeacherConfig(source=tiny_teachers["dino_v2"]),
+            "sam": TeacherConfig(source=tiny_teachers["sam"], summary_weight=0.0, upsample=2),
+        },
+        stages=(StageConfig(steps=6, groups=(low,)), StageConfig(steps=14, groups=(low, high))),
+        scenes=30,
+        statistics_views=10,
+        warmup_steps=4,
+        checkpoint_every=10,
+        log_every=1,
+        threads=1,
+        device="cpu",
+    )
+
+    def run(**changes: Any) -> TrainConfig:
+        return replace(config, **changes)
+
+    return run

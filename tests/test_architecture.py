@@ -1,0 +1,195 @@
+"""The rules of the house that no linter knows, read from the sources with ``ast``."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points, metadata
+from pathlib import Path
+
+import pytest
+
+LAYERS = {
+    "radio_core": 0,
+    "radio_llava": 1,
+    "radio_sam": 1,
+    "radio_clip": 1,
+    "radio_eval": 2,
+    "radio_demos": 3,
+}
+FOLDERS = {
+    "radio_core": "radio_core",
+    "radio_llava": "integrations/radio_llava",
+    "radio_sam": "integrations/radio_sam",
+    "radio_clip": "integrations/radio_clip",
+    "radio_eval": "eval/radio_eval",
+    "radio_demos": "demos/radio_demos",
+}
+IMPORTERS = ("import_module", "require", "find_spec", "__import__")
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "timm",
+    "transformers",
+    "open_clip",
+    "rich",
+    "tyro",
+}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@pytest.fixture(scope="module")
+def packages(checkout: Path) -> dict[Path, tuple[str, ast.Module]]:
+    """Every source file of the six packages -> (its package, its tree)."""
+    return {
+        path.relative_to(checkout): (package, ast.parse(path.read_text(encoding="utf-8")))
+        for package, folder in FOLDERS.items()
+        for path in sorted((checkout / folder).rglob("*.py"))
+    }
+
+
+@pytest.fixture(scope="module")
+def own_files(checkout: Path) -> list[Path]:
+    """Every Python file that people maintain: packages, scripts and tests."""
+    folders = [*FOLDERS.values(), "scripts", "tests"]
+    return [path for folder in folders for path in sorted((checkout / folder).rglob("*.py"))]
+
+
+def imported_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, module) of every absolute import at any depth, also of imports by a constant name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.Call) and node.args and called_name(node) in IMPORTERS:
+            target = node.args[0]
+            if isinstance(target, ast.Constant) and isinstance(target.value, str):
+                yield node.lineno, target.value
+
+
+def called_name(call: ast.Call) -> str:
+    """``f`` of ``f(...)`` and of ``module.f(...)``."""
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def public_definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """(dotted name, node) of the public functions, classes and methods; not of what is nested."""
+    for node in body:
+        if isinstance(node, (ast.If, ast.Try)):
+            yield from public_definitions(node.body, prefix)
+        elif isinstance(node, (Function, ast.ClassDef)) and not node.name.startswith("_"):
+            yield f"{prefix}{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node.body, f"{prefix}{node.name}.")
+
+
+def needs_no_docstring(node: ast.AST) -> bool:
+    """An overload and a property's setter or deleter are documented by their first definition."""
+    decorators = [ast.unparse(item) for item in getattr(node, "decorator_list", [])]
+    return any(d.endswith(("overload", ".setter", ".deleter")) for d in decorators)
+
+
+def test_arrows_only_point_down(packages: dict[Path, tuple[str, ast.Module]]) -> None:
+    arrows_up = [
+        f"{path}:{line} imports {module}"
+        for path, (package, tree) in packages.items()
+        for line, module in imported_modules(tree)
+        if (target := module.partition(".")[0]) in LAYERS
+        and target != package
+        and LAYERS[target] >= LAYERS[package]
+    ]
+    assert arrows_up == []
+
+
+def test_every_file_and_function_is_short(own_files: list[Path], checkout: Path) -> None:
+    too_long = []
+    for path in own_files:
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(checkout)
+        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
+            too_long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, Function) and node.end_lineno is not None:
+                length = node.end_lineno - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    too_long.append(f"{name}:{node.lineno} {node.name}: {length} lines")
+    assert too_long == []
+
+
+def test_everything_public_is_documented(packages: dict[Path, tuple[str, ast.Module]]) -> None:
+    bare = [f"{path}: the module" for path, (_, tree) in packages.items() if not has_doc(tree)]
+    bare += [
+        f"{path}:{getattr(node, 'lineno', 0)} {name}"
+        for path, (_, tree) in packages.items()
+        for name, node in public_definitions(tree.body)
+        if not needs_no_docstring(node) and not has_doc(node)
+    ]
+    assert bare == []
+
+
+def has_doc(node: ast.AST) -> bool:
+    """Whether a module, class or function has a docstring."""
+    if not isinstance(node, (ast.Module, ast.ClassDef, Function)):
+        return False
+    return bool(ast.get_docstring(node))
+
+
+def test_folders_that_group_packages_are_no_packages(checkout: Path) -> None:
+    groups = ("integrations", "eval", "demos")
+    assert [name for name in groups if (checkout / name / "__init__.py").exists()] == []
+
+
+def test_every_package_is_marked_as_typed(checkout: Path) -> None:
+    folders = FOLDERS.values()
+    assert [name for name in folders if not (checkout / name / "py.typed").exists()] == []
+
+
+def test_no_module_collects_strangers(own_files: list[Path]) -> None:
+    names = {"utils.py", "util.py", "helpers.py", "misc.py", "common_utils.py"}
+    assert [str(path) for path in own_files if path.name in names] == []
+
+
+def test_every_extra_that_is_asked_for_exists(
+    packages: dict[Path, tuple[str, ast.Module]],
+) -> None:
+    extras = set(metadata("radio-toolkit").get_all("Provides-Extra") or [])
+    unknown = []
+    for path, (_, tree) in packages.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and called_name(node) == "require":
+                named = [k.value for k in node.keywords if k.arg == "extra"] or node.args[1:2]
+                extra = named[0].value if named and isinstance(named[0], ast.Constant) else None
+                if extra is not None and extra not in extras:
+                    unknown.append(f"{path}:{node.lineno} {extra!r}")
+    assert unknown == []
+
+
+def test_every_command_exists_and_has_a_line_in_the_help() -> None:
+    from radio_core.cli import GROUP, summary
+
+    lines = {entry.name: summary(entry.module) for entry in entry_points(group=GROUP)}
+    assert lines
+    assert [name for name, line in lines.items() if line in ("", "(not installed)")] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import radio_core",
+        "from radio_core.cli import main; main(['--help'])",
+        "import radio_core.extras, radio_core.commands, radio_core.config_file",
+    ],
+)
+def test_light_imports_stay_light(statement: str) -> None:
+    code = f"{statement}\nimport sys; print('loaded:', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert loaded & HEAVY == set()
