@@ -21,6 +21,7 @@ SIZE, PATCH, WIDTH = 84, 7, 128
 GRID = SIZE // PATCH
 # Shapes are learned at the low resolution, where a step costs 40 %; the rest refines borders.
 LOW_SIZE, LOW_SHARE = 56, 0.7
+LR, CONTINUED_LR = 1.5e-3, 7e-4
 COUNTS = (len(SHAPES), len(COLOURS), len(TEXTURES))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,19 +61,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--init", type=Path, help="go on from these weights, at full size only")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = build()
+    if options.init is not None:
+        model = Dinov2WithRegistersModel.from_pretrained(options.init).float().train()
+    lr, low_share = (LR, LOW_SHARE) if options.init is None else (CONTINUED_LR, 0.0)
     dense, whole = nn.Linear(WIDTH, sum(COUNTS) + 3), nn.Linear(WIDTH, sum(COUNTS))
-    optimizer = adamw(nn.ModuleList([model, dense, whole]), 1.5e-3)
-    progress = Progress(optimizer, 1.5e-3, options.steps)
+    optimizer = adamw(nn.ModuleList([model, dense, whole]), lr)
+    progress = Progress(optimizer, lr, options.steps)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    scenes, low_steps = Scenes.load(options.scenes), int(LOW_SHARE * options.steps)
+    seed = 3 if options.init is None else 4
+    scenes, low_steps = Scenes.load(options.scenes), int(low_share * options.steps)
     data = chain(
         batches(scenes, LOW_SIZE, options.batch_size, low_steps, 2, 0.7),
-        batches(scenes, SIZE, options.batch_size, options.steps - low_steps, 3, 0.7),
+        batches(scenes, SIZE, options.batch_size, options.steps - low_steps, seed, 0.7),
     )
     for done, batch in zip(progress, data, strict=True):
         tokens = model((batch.images - mean) / std).last_hidden_state

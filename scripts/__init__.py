@@ -1,0 +1,1 @@
+"""Maintainers' scripts: how the bundled weights came to be."""
