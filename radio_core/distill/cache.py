@@ -96,8 +96,8 @@ class TeacherCache:
     def fill(self, report: Report = lambda done, count: None) -> list[tuple[str, str]]:
         """Compute what is missing; returns (path, reason) of all unreadable files met so far."""
         self._open()
-        skipped: dict[tuple[str, str], None] = {}
-        skipped |= dict.fromkeys(self._progress()["skipped"])
+        earlier = self._progress()["skipped"]
+        skipped = dict.fromkeys((str(path), str(reason)) for path, reason in earlier)
         for first, last in self._missing():
             items = [self.views[(view, self.size)] for view in range(first, last)]
             images = torch.stack([image for image, _ in items])
@@ -105,7 +105,7 @@ class TeacherCache:
             for name, teacher in self.teachers.items():
                 device = teacher.mean.device
                 self._store(name, first, last, teacher(to_unit(images).to(device)))
-            skipped |= {entry: None for _, entries in items for entry in entries}
+            skipped |= dict.fromkeys(entry for _, entries in items for entry in entries)
             self._mark(last, list(skipped))
             report(last, self.count)
         return list(skipped)

@@ -13,11 +13,11 @@ _TOY_TEACHERS = {
     "dino_v2": TeacherConfig(source="toy-dino"),
     "sam": TeacherConfig(source="toy-sam", summary_weight=0.0),
 }
-_LOW = GroupConfig(teachers=("clip", "dino_v2"), batch_size=64, resolution=64)
-_MIDDLE = GroupConfig(teachers=("clip", "dino_v2"), batch_size=48, resolution=96)
+_LOW = GroupConfig(teachers=("clip", "dino_v2"), batch_size=32, resolution=64)
+_MIDDLE = GroupConfig(teachers=("clip", "dino_v2"), batch_size=24, resolution=96)
 _SAM = GroupConfig(
     teachers=("sam",),
-    batch_size=24,
+    batch_size=16,
     resolution=128,
     window_sizes=(8,),
     window_probability=0.5,
@@ -31,11 +31,11 @@ def toy() -> TrainConfig:
         student=vit_config("tiny"),
         teachers=dict(_TOY_TEACHERS),
         stages=(
-            StageConfig(steps=400, groups=(_LOW,)),
-            StageConfig(steps=400, groups=(_MIDDLE, _SAM)),
+            StageConfig(steps=700, groups=(_LOW,)),
+            StageConfig(steps=550, groups=(_MIDDLE, _SAM)),
         ),
-        scenes=6000,
-        cached_views=6000,
+        scenes=5000,
+        cached_views=5000,
         warmup_steps=50,
         lr=2e-3,
         checkpoint_every=200,

@@ -1,5 +1,7 @@
 """DINOv2, with or without registers, from transformers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -59,7 +61,8 @@ class DinoV2Teacher(Teacher):
                 f"{source} is a {config.model_type!r} model; a DINOv2 teacher needs one of "
                 f"{', '.join(classes)}"
             )
-        model = classes[config.model_type].from_pretrained(source).float()
+        with _without_progress_bar(transformers.utils.logging):
+            model = classes[config.model_type].from_pretrained(source).float()
         return cls(name, model, licence, input_size)
 
     def extract(self, images: Tensor) -> TeacherOutput:
@@ -68,3 +71,15 @@ class DinoV2Teacher(Teacher):
         rows = images.shape[-2] // self.spec.patch_size
         patches = tokens[:, self.num_prefix_tokens :].transpose(1, 2)
         return TeacherOutput(tokens[:, 0], patches.unflatten(2, (rows, -1)))
+
+
+@contextmanager
+def _without_progress_bar(logging: Any) -> Iterator[None]:
+    """Keep transformers' bar about a few small tensors out of our own progress display."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
 from radio_core.distill.cache import CacheLayout, TeacherCache, weights_hash
 from radio_core.distill.views import Views, to_unit
@@ -100,6 +102,18 @@ def test_an_interrupted_fill_goes_on_and_ends_alike(
     reports.clear()
     make(tmp_path / "broken").fill(lambda done, count: reports.append((done, count)))
     assert reports == []
+
+
+def test_unreadable_files_are_remembered_by_the_cache(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (30, 30), "red").save(photos / "good.png")
+    (photos / "bad.png").write_bytes(b"")
+    views = Views(ImageFiles(photos), (0.4, 1.0), 0)
+    teachers: dict[str, Teacher] = {"a": ConvTeacher()}
+    for _ in range(2):  # the second finds everything done
+        cache = TeacherCache(tmp_path / "cache", teachers, views, 130, 24, "photos")
+        assert cache.fill() == [(str(photos / "bad.png"), "empty file")]
 
 
 def test_whatever_changes_the_content_changes_the_folder(tmp_path: Path) -> None:
