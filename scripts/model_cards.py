@@ -1,6 +1,6 @@
 """Measure the bundled models on held-out scenes and write their model cards.
 
-radio toyworld export --out runs/held-out --train 2000 --val 1000 --parts classification \
+radio toyworld export --out runs/held-out --train 1500 --val 600 --parts classification \
     segmentation coco
 python -m scripts.model_cards --data runs/held-out [--only toy-clip]
 """
@@ -17,10 +17,11 @@ from radio_eval.baselines import filled_box_miou
 from radio_eval.coco import CocoInstances
 from radio_eval.commands.evaluate import main as evaluate
 
-_TASKS = {
+_PROBE = ["--iterations", "2000", "--label-stride", "2"]
+_TASKS: dict[str, tuple[str, str, list[str]]] = {
     "zero-shot": ("classification", "zero-shot accuracy (36 classes)", []),
     "knn": ("classification", "kNN accuracy (36 classes)", []),
-    "linear-seg": ("segmentation", "linear-probe mIoU (background + 6 shapes)", []),
+    "linear-seg": ("segmentation", "linear-probe mIoU (background + 6 shapes)", _PROBE),
     "sam-coco": ("coco", "SAM mIoU with ground-truth boxes", ["--limit", "300"]),
 }
 
@@ -102,7 +103,7 @@ def _page(name: str, card: Card, rows: list[str]) -> str:
 
 {card.text} Licence: Apache-2.0. It knows nothing but the toy world.
 
-Scores on scenes it has not seen (`radio toyworld export --train 2000 --val 1000`, then
+Scores on scenes it has not seen (`radio toyworld export --train 1500 --val 600`, then
 `radio eval TASK --model {name}`):
 
 {table}

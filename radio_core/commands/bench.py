@@ -6,7 +6,7 @@ radio bench train-step [RECIPE] [--repeats N] [--json FILE] [--field value ...]
 import json
 from pathlib import Path
 
-from radio_core.commands import UsageError, parse
+from radio_core.commands import UsageError
 
 _BENCHES = ("train-step",)
 
@@ -23,26 +23,21 @@ def main(argv: list[str]) -> int:
 
 def _train_step(argv: list[str]) -> int:
     """Step time over the sum of its parts, for every teacher group of a recipe."""
-    from radio_core.distill.config import TrainConfig
-    from radio_core.distill.recipes import get_recipe
+    from radio_core.commands.recipe_options import read_recipe, teachers_from_command_line
 
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else "toy"
-    try:
-        default = get_recipe(recipe)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     repeats, argv = _take(argv, "--repeats", "15")
     file, argv = _take(argv, "--json", "")
     if not repeats.isdigit() or int(repeats) < 2:
         raise UsageError(f"--repeats must be a number of at least 2, not {repeats!r}")
-    prog = f"radio bench train-step {recipe}"
-    config = parse(TrainConfig, argv, prog=prog, default=default)
+    config = read_recipe([recipe, *argv], "radio bench train-step")
 
     import torch
 
     from radio_core.distill.benchmark import bench_train_step
 
-    rows = [times.as_json() for times in bench_train_step(config, int(repeats))]
+    with teachers_from_command_line():
+        rows = [times.as_json() for times in bench_train_step(config, int(repeats))]
     result = {
         "recipe": recipe,
         "repeats": int(repeats),
