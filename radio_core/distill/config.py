@@ -160,6 +160,12 @@ class TrainConfig:
         for stage in self.stages:
             for group in stage.groups:
                 self._check_group(group)
+        taught = {name for stage in self.stages for g in stage.groups for name in g.teachers}
+        idle = [name for name in self.teachers if name not in taught]
+        if idle:
+            raise ValueError(
+                f"teacher {idle[0]!r} is in no group of any stage: its heads would stay untrained"
+            )
         positive = ("scenes", "checkpoint_every", "keep_checkpoints", "log_every")
         for name in (*positive, "statistics_views"):
             if getattr(self, name) < 1:

@@ -32,11 +32,11 @@ def toy() -> TrainConfig:
         student=vit_config("tiny"),
         teachers=dict(_TOY_TEACHERS),
         stages=(
-            StageConfig(steps=700, groups=(_LOW,)),
-            StageConfig(steps=550, groups=(_MIDDLE, _SAM)),
+            StageConfig(steps=450, groups=(_LOW,)),
+            StageConfig(steps=350, groups=(_MIDDLE, _SAM)),
         ),
-        scenes=5000,
-        cached_views=5000,
+        scenes=3000,
+        cached_views=3000,
         warmup_steps=50,
         lr=2e-3,
         checkpoint_every=200,
@@ -45,7 +45,7 @@ def toy() -> TrainConfig:
 
 
 def toy_full() -> TrainConfig:
-    """The bundled student: the same model, four times the scenes and six times the views."""
+    """The bundled student: the same model, on more scenes and for longer."""
     return TrainConfig(
         recipe="toy-full",
         student=vit_config("tiny"),
