@@ -85,7 +85,7 @@ def main() -> None:
     for name in options.only:
         rows = [_measure(name, task, options.data) for task in CARDS[name].tasks]
         if "sam-coco" in CARDS[name].tasks:
-            rows.append(f"| filled boxes (baseline of the line above) | {boxes:.1f} |")
+            rows.append(f"| filled boxes (baseline of the line above) | | {boxes:.1f} |")
         (CARDS[name].folder / "README.md").write_text(_page(name, CARDS[name], rows))
 
 
@@ -94,11 +94,12 @@ def _measure(name: str, task: str, data: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "result.json"
         evaluate([task, "--model", name, "--data", str(data / folder), "--json", str(file), *extra])
-        return f"| {label} | {json.loads(file.read_text())['value']:.1f} |"
+        value = json.loads(file.read_text())["value"]
+    return f"| {label} | `{' '.join([task, *extra])}` | {value:.1f} |"
 
 
 def _page(name: str, card: Card, rows: list[str]) -> str:
-    table = "\n".join(["| task | % |", "|---|---|", *rows])
+    table = "\n".join(["| task | TASK and options | % |", "|---|---|---|", *rows])
     return f"""# {name}
 
 {card.text} Licence: Apache-2.0. It knows nothing but the toy world.
