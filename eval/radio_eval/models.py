@@ -13,6 +13,7 @@ from radio_core.teachers.open_clip import OpenClipTeacher
 from radio_core.teachers.sam import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
+from radio_core.zoo.releases import find_release
 from radio_eval.eval_model import EvalModel, ImageText
 from radio_sam.swap import swap_image_encoder
 
@@ -140,9 +141,9 @@ def load_eval_model(source: str, sam: str = "toy-sam") -> EvalModel:
     """Find a model by what a user calls it.
 
     Args:
-        source: a folder that `RadioModel.save_pretrained` wrote, a model of the zoo ("toy"), a
-            teacher as `load_teacher` takes it ("toy-clip", "dinov2:..."), or "random:PRESET" for
-            random weights ("random:tiny").
+        source: whatever `load_model` takes ("toy", "radio_h", a file or folder), a teacher as
+            `load_teacher` takes it ("toy-clip", "dinov2:..."), or "random:PRESET" for random
+            weights ("random:tiny").
         sam: name of the SAM teacher whose neck and decoder go behind a RADIO model.
 
     Raises:
@@ -160,11 +161,15 @@ def load_eval_model(source: str, sam: str = "toy-sam") -> EvalModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return from_radio(RadioModel(config), source)
-    if source in BUNDLED or Path(source).is_dir():
-        return from_radio(load_model(source), Path(source).name, base_sam)
     if source in TOY_TEACHERS or source.startswith(TEACHER_FORMS):
         return from_teacher(load_teacher(source))
+    if source in BUNDLED or Path(source).exists():
+        return from_radio(load_model(source), Path(source).name, base_sam)
+    release = find_release(source)
+    if release is not None:
+        return from_radio(load_model(source), release.name, base_sam)
     raise ValueError(
         f"unknown model {source!r}; known: {', '.join((*BUNDLED, *TOY_TEACHERS))}, random:tiny, "
-        f"{', '.join(form + '...' for form in TEACHER_FORMS)}, or an existing folder with a model"
+        f"{', '.join(form + '...' for form in TEACHER_FORMS)}, the releases (see `radio models`), "
+        "or an existing file or folder with a model"
     )

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from radio_core.distill.losses import cosine_distance, feature_loss
 from radio_core.distill.normalization import FeatureStatistics, Standardizer
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.config import RadioConfig
+from radio_core.models.heads import HeadConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import apply_spectral
 from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
@@ -36,14 +38,14 @@ def student_config(config: TrainConfig, specs: Mapping[str, TeacherSpec]) -> Rad
     hidden = max(max(spec.feature_dim, spec.summary_dim or 0) for spec in specs.values())
     adaptors = []
     for name, spec in specs.items():
-        summary = name in with_summary
+        summary_dim = spec.summary_dim if name in with_summary else None
+        head = partial(HeadConfig, hidden_dim=hidden)
         adaptors.append(
             AdaptorConfig(
                 name=name,
-                feature_dim=spec.feature_dim,
-                summary_dim=spec.summary_dim if summary else None,
-                token_slot=with_summary.index(name) if summary else None,
-                hidden_dim=hidden,
+                features=head(out_dim=spec.feature_dim),
+                summary=None if summary_dim is None else head(out_dim=summary_dim),
+                token_slot=None if summary_dim is None else with_summary.index(name),
                 upsample=config.teachers[name].upsample,
                 text_tower=_text_tower(config.teachers[name].source),
             )

@@ -2,6 +2,8 @@
 
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.config import RadioConfig
+from radio_core.models.eradio import ERadio, ERadioConfig, eradio_config
+from radio_core.models.heads import HeadConfig
 from radio_core.models.outputs import BackboneOutput, RadioOutput
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config
@@ -9,10 +11,14 @@ from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config
 __all__ = [
     "AdaptorConfig",
     "BackboneOutput",
+    "ERadio",
+    "ERadioConfig",
+    "HeadConfig",
     "RadioConfig",
     "RadioModel",
     "RadioOutput",
     "ViTConfig",
     "VisionTransformer",
+    "eradio_config",
     "vit_config",
 ]

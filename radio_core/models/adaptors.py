@@ -1,11 +1,15 @@
-"""Adaptor heads: from the student's tokens to what one teacher would say (paper section 3.2)."""
+"""Adaptors: from the student's tokens to what one teacher would say (paper section 3.2)."""
 
 import re
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from radio_core.models.heads import Head, HeadConfig, build_head
 from radio_core.models.outputs import BackboneOutput, RadioOutput
+
+MAX_TOKEN_SLOT = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -16,21 +20,18 @@ class AdaptorConfig:
 
     Attributes:
         name: name under which it is asked for, e.g. "clip"; letters, digits, "_" and "-".
-        feature_dim: width of the teacher's spatial features.
-        summary_dim: width of the teacher's summary; None when it has none (SAM).
+        features: head of the spatial features.
+        summary: head of the summary; None where the teacher has none (SAM).
         token_slot: index of the summary token that the summary head reads; None without one.
-        hidden_dim: hidden width of both heads (paper: the widest teacher's).
-        num_inner: residual layers between the two linear layers; 0 in the paper.
         upsample: the feature map is this many times finer than the student's.
-        text_tower: name of the teacher whose text encoder goes with the summary; or None.
+        text_tower: the text encoder that goes with the summary, as
+            `radio_core.teachers.text.load_text_tower` takes it; or None.
     """
 
     name: str
-    feature_dim: int
-    summary_dim: int | None = None
+    features: HeadConfig
+    summary: HeadConfig | None = None
     token_slot: int | None = None
-    hidden_dim: int
-    num_inner: int = 0
     upsample: int = 1
     text_tower: str | None = None
 
@@ -39,38 +40,22 @@ class AdaptorConfig:
             raise ValueError(f"bad adaptor name {self.name!r}: use letters, digits, '_' and '-'")
         if hasattr(nn.ModuleDict, self.name):
             raise ValueError(f"adaptor name {self.name!r} is reserved: choose another")
-        if (self.summary_dim is None) != (self.token_slot is None):
-            raise ValueError(f"adaptor {self.name}: give both summary_dim and token_slot, or none")
-        widths = (self.feature_dim, self.hidden_dim, self.upsample, self.summary_dim or 1)
-        if min(widths) < 1 or max(widths) > 65536 or self.upsample > 64:
-            raise ValueError(f"adaptor {self.name}: a width or upsample is out of range")
-        if not 0 <= self.num_inner <= 64 or not 0 <= (self.token_slot or 0) <= 1024:
-            raise ValueError(f"adaptor {self.name}: num_inner or token_slot is out of range")
-
-
-class MLPHead(nn.Module):
-    """fc1, then `num_inner` residual (LayerNorm, GELU, linear), then LayerNorm, GELU, linear."""
-
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_inner: int = 0) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(in_dim, hidden_dim)
-        self.blocks = nn.ModuleList(_stage(hidden_dim, hidden_dim) for _ in range(num_inner))
-        self.final = _stage(hidden_dim, out_dim)
+        if (self.summary is None) != (self.token_slot is None):
+            raise ValueError(f"adaptor {self.name}: give both summary and token_slot, or none")
+        if self.summary is not None and self.summary.kind == "attn":
+            raise ValueError(f"adaptor {self.name}: an attention head is for features only")
+        if not 0 <= (self.token_slot or 0) <= MAX_TOKEN_SLOT or not 1 <= self.upsample <= 64:
+            raise ValueError(f"adaptor {self.name}: token_slot or upsample is out of range")
 
     @property
-    def output(self) -> nn.Linear:
-        """The last linear layer."""
-        last = self.final[-1]
-        assert isinstance(last, nn.Linear)
-        return last
+    def feature_dim(self) -> int:
+        """Width of the teacher's spatial features."""
+        return self.features.out_dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in_dim] to [..., out_dim]."""
-        x = self.fc1(x)
-        for block in self.blocks:
-            x = x + block(x)
-        out: Tensor = self.final(x)
-        return out
+    @property
+    def summary_dim(self) -> int | None:
+        """Width of the teacher's summary; None where it has none."""
+        return None if self.summary is None else self.summary.out_dim
 
 
 class Adaptor(nn.Module):
@@ -79,14 +64,15 @@ class Adaptor(nn.Module):
     def __init__(self, config: AdaptorConfig, embed_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.summary_head: MLPHead | None = None
-        if config.summary_dim is not None:
-            self.summary_head = MLPHead(
-                embed_dim, config.hidden_dim, config.summary_dim, config.num_inner
-            )
-        self.feature_head = MLPHead(
-            embed_dim, config.hidden_dim, config.feature_dim * config.upsample**2, config.num_inner
-        )
+        self.summary_head: Head | None = None
+        if config.summary is not None:
+            self.summary_head = build_head(config.summary, embed_dim)
+        self.feature_head = build_head(config.features, embed_dim, config.upsample**2)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the heads compute."""
+        return self.feature_head.output.weight.dtype
 
     def forward(self, backbone: BackboneOutput) -> RadioOutput:
         """Both heads on the backbone's output, in their own dtype.
@@ -98,19 +84,16 @@ class Adaptor(nn.Module):
             float32 summary [B, summary_dim] (or None) and features
             [B, feature_dim, h * upsample, w * upsample].
         """
-        dtype = self.feature_head.fc1.weight.dtype
         rows, cols = backbone.features.shape[-2:]
         tokens = backbone.features.flatten(2).transpose(1, 2)  # [B, h*w, C]
-        features = self.feature_head(tokens.to(dtype)).to(tokens.dtype).float()
+        # As the released models do, features keep the rounding of the backbone's dtype.
+        features = self.feature_head(tokens.to(self.dtype)).to(tokens.dtype).float()
         features = _to_map(features, rows, cols, self.config.upsample)
         if self.summary_head is None:
             return RadioOutput(None, features)
         slot = self.config.token_slot if backbone.summary.shape[1] > 1 else 0
-        return RadioOutput(self.summary_head(backbone.summary[:, slot].to(dtype)).float(), features)
-
-
-def _stage(in_dim: int, out_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(in_dim), nn.GELU(), nn.Linear(in_dim, out_dim))
+        summary = self.summary_head(backbone.summary[:, slot].to(self.dtype))
+        return RadioOutput(summary.float(), features)
 
 
 def _to_map(tokens: Tensor, rows: int, cols: int, upsample: int) -> Tensor:

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.models.eradio import ERadioConfig
 from radio_core.models.vit import ViTConfig
 
 
@@ -23,11 +25,15 @@ class RadioConfig:
         max_resolution: longest image side in pixels that it is meant for; None if unknown.
         preferred_resolution: (height, width) in pixels; None if unknown.
         supports_windows: whether it was trained for windowed attention.
+        feature_normalizer: whether the features pass a `FeatureNormalizer`.
+        intermediate_normalizer: whether intermediate features pass an `IntermediateNormalizer`,
+            with one rotation "shared" by all blocks or one "per_layer".
+        dtype: in which the backbone computes unless it is loaded in another; adaptors are float32.
         licence: licence of the weights.
     """
 
     name: str = ""
-    backbone: ViTConfig
+    backbone: ViTConfig | ERadioConfig
     adaptors: tuple[AdaptorConfig, ...] = ()
     summary_idxs: tuple[int, ...] = (0,)
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -36,23 +42,36 @@ class RadioConfig:
     max_resolution: int | None = None
     preferred_resolution: tuple[int, int] | None = None
     supports_windows: bool = True
+    feature_normalizer: bool = False
+    intermediate_normalizer: Literal["shared", "per_layer"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     licence: str = ""
 
     def __post_init__(self) -> None:
         names = [adaptor.name for adaptor in self.adaptors]
         if len(set(names)) != len(names):
             raise ValueError(f"adaptor names must differ: {', '.join(names)}")
-        tokens = self.backbone.num_summary_tokens
+        tokens = self.num_class_tokens
         if not self.summary_idxs or not all(0 <= i < tokens for i in self.summary_idxs):
             raise ValueError(
                 f"summary_idxs {self.summary_idxs} must be indices of the backbone's {tokens} "
                 "summary tokens"
             )
         for adaptor in self.adaptors:
-            if tokens > 1 and (adaptor.token_slot or 0) >= tokens:
+            if self.backbone.num_summary_tokens > 1 and (adaptor.token_slot or 0) >= tokens:
                 raise ValueError(
                     f"adaptor {adaptor.name}: token_slot {adaptor.token_slot}, but the backbone "
                     f"has {tokens} summary tokens"
                 )
+        if self.intermediate_normalizer and not isinstance(self.backbone, ViTConfig):
+            raise ValueError("an intermediate normalizer needs a transformer backbone")
         if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std positive")
+
+    @property
+    def num_class_tokens(self) -> int:
+        """The tokens that `summary_idxs` counts."""
+        backbone = self.backbone
+        if isinstance(backbone, ViTConfig) and backbone.summary == "first":
+            return backbone.num_cls_tokens
+        return backbone.num_summary_tokens

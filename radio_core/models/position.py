@@ -5,10 +5,21 @@ so that the model learns to work at any resolution (paper section 3.3, Kim et al
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Positions = Literal["cpe", "grid", "fixed", "dinov2"]
+"""How the stored R x R grid serves an image of h x w patches.
+
+- "cpe": random crops in training; in evaluation the grid is resized to max(h, w) squared, of which
+  the top-left h x w is kept, so that the aspect of the field stays.
+- "grid": the top-left corner, stretched only where the grid is too small.
+- "fixed": R x R patches and nothing else (a plain ViT).
+- "dinov2": resized to h x w by antialiased bicubic interpolation, as DINOv2 does.
+"""
 
 MIN_CROP_SIDE = math.sqrt(0.1)
 MAX_LOG_ASPECT = math.log(4 / 3)
@@ -35,8 +46,7 @@ class PatchGenerator(nn.Module):
         embed_dim: width C.
         grid_size: rows (= columns) of the stored position grid.
         num_prefix_tokens: class tokens plus registers; they get no position.
-        cpe: random crops in training and resizing to the longer side in evaluation. Without it
-            the grid is cropped to the top-left corner, and interpolated where it is too small.
+        positions: how the grid serves other sizes than its own.
         align_corners: resize as the releases up to C-RADIOv3 were trained.
         dropout: chance that a training sample gets no position at all.
     """
@@ -49,7 +59,7 @@ class PatchGenerator(nn.Module):
         embed_dim: int,
         grid_size: int,
         num_prefix_tokens: int,
-        cpe: bool,
+        positions: Positions,
         align_corners: bool,
         dropout: float,
     ) -> None:
@@ -57,7 +67,7 @@ class PatchGenerator(nn.Module):
         self.embedder = embedder
         self.patch_size = patch_size
         self.grid_size = grid_size
-        self.cpe = cpe
+        self.scheme = positions
         self.align_corners = align_corners
         self.dropout = dropout
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size**2, embed_dim))
@@ -75,24 +85,34 @@ class PatchGenerator(nn.Module):
         """Positions of rows x cols patches: [1, rows*cols, C], or [B, rows*cols, C] in training.
 
         Training draws from torch's global random generator.
+
+        Raises:
+            ValueError: another size than the grid's own with "fixed" positions.
         """
         if (rows, cols) == (self.grid_size, self.grid_size):
             positions: Tensor = self.pos_embed
         else:
             field = self.pos_embed.float().unflatten(1, (self.grid_size, self.grid_size))
-            field = field.permute(0, 3, 1, 2)  # [1, C, R, R]
-            if not self.cpe:
-                field = self._fit_top_left(field, rows, cols)
-            elif self.training:
-                field = _random_crops(field, batch, rows, cols)
-            else:
-                side = max(rows, cols)
-                field = self._resize(field, side, side)[..., :rows, :cols]
+            field = self._fitted(field.permute(0, 3, 1, 2), batch, rows, cols)
             positions = field.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         if self.training and self.dropout > 0:
             keep = torch.rand(batch, 1, 1, device=positions.device) > self.dropout
             positions = torch.where(keep, positions, 0)
         return positions
+
+    def _fitted(self, field: Tensor, batch: int, rows: int, cols: int) -> Tensor:
+        """The grid [1, C, R, R] as [1 or B, C, rows, cols]."""
+        if self.scheme == "fixed":
+            side = self.grid_size * self.patch_size
+            raise ValueError(f"this model takes images of {side}x{side} pixels only")
+        if self.scheme == "dinov2":
+            return F.interpolate(field, size=(rows, cols), mode="bicubic", antialias=True)
+        if self.scheme == "grid":
+            return self._fit_top_left(field, rows, cols)
+        if self.training:
+            return _random_crops(field, batch, rows, cols)
+        side = max(rows, cols)
+        return self._resize(field, side, side)[..., :rows, :cols]
 
     def _fit_top_left(self, field: Tensor, rows: int, cols: int) -> Tensor:
         """The top-left corner of the grid [1, C, R, R], stretched only where R is too small."""

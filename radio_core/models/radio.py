@@ -18,10 +18,12 @@ from radio_core.models.checkpoint import (
 )
 from radio_core.models.conditioner import InputConditioner
 from radio_core.models.config import RadioConfig
+from radio_core.models.eradio import ERadio, ERadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
+from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
 from radio_core.models.outputs import BackboneOutput, RadioOutput
 from radio_core.models.spectral import folded_state_dict
-from radio_core.models.vit import VisionTransformer
+from radio_core.models.vit import VisionTransformer, ViTConfig
 
 FeatureFormat = Literal["NLC", "NCHW"]
 
@@ -36,18 +38,27 @@ class RadioModel(nn.Module):
         adaptors: name -> `Adaptor`, all that the checkpoint has.
         active_adaptors: names that `forward` runs when it is not told otherwise.
         window_size: side in patches of the attention windows; None for global attention.
+        text_tower_paths: adaptor name -> local weights of its text tower, instead of a download.
     """
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         self.config = config
         self.conditioner: nn.Module = InputConditioner(config.mean, config.std)
-        self.backbone = VisionTransformer(config.backbone)
+        self.backbone = build_backbone(config.backbone)
+        width = self.backbone.embed_dim
+        self.feature_normalizer = FeatureNormalizer(width) if config.feature_normalizer else None
+        self.intermediate_normalizer: IntermediateNormalizer | None = None
+        if config.intermediate_normalizer and isinstance(config.backbone, ViTConfig):
+            self.intermediate_normalizer = IntermediateNormalizer(
+                config.backbone.depth, width, config.intermediate_normalizer == "per_layer"
+            )
         self.adaptors = nn.ModuleDict(
             {spec.name: Adaptor(spec, self.backbone.embed_dim) for spec in config.adaptors}
         )
         self.active_adaptors: tuple[str, ...] = ()
         self.window_size: int | None = None
+        self.text_tower_paths: dict[str, Path] = {}
         self._text_towers: dict[str, Any] = {}  # not modules of ours: never in a checkpoint
 
     @property
@@ -79,11 +90,29 @@ class RadioModel(nn.Module):
     @property
     def min_resolution_step(self) -> int:
         """Image sides are multiples of this many pixels."""
-        return self.patch_size * (self.window_size or 1)
+        return self.config.backbone.resolution_step * (self.window_size or 1)
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Tokens in front of the features: class tokens and registers; 1 for E-RADIO."""
+        backbone = self.config.backbone
+        if not isinstance(backbone, ViTConfig):
+            return 1
+        start = backbone.feature_start
+        return backbone.num_prefix_tokens if start is None else start
 
     def nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """The image size in pixels nearest to (height, width) that `forward` takes."""
+        backbone = self.config.backbone
+        if isinstance(backbone, ViTConfig) and backbone.positions == "fixed":
+            return Resolution(*2 * (backbone.grid_size * backbone.patch_size,))
         return nearest_resolution(height, width, self.min_resolution_step)
+
+    def switch_to_deploy(self) -> "RadioModel":
+        """Fuse what only training needs (E-RADIO's BatchNorm); the outputs stay. Returns self."""
+        if isinstance(self.backbone, ERadio):
+            self.backbone.switch_to_deploy()
+        return self
 
     def make_preprocessor_external(self) -> nn.Module:
         """Take the normalisation out and return it; the model then takes its output."""
@@ -121,7 +150,8 @@ class RadioModel(nn.Module):
 
         Raises:
             ValueError: image sides that are no multiples of `min_resolution_step` (the nearest
-                valid size is named), an unknown adaptor or format.
+                valid size is named), an unknown adaptor or format, windows for a model without
+                them, "NCHW" for one whose features are no map.
         """
         names = self.active_adaptors if adaptors is None else tuple(adaptors)
         outputs = self.forward_all(images, names, feature_fmt, window_size)
@@ -138,9 +168,8 @@ class RadioModel(nn.Module):
         self.check_adaptors(adaptors)
         if window_size is None:
             window_size = self.window_size
-        return self._outputs(
-            self.backbone(self._normalised(images), window_size or None), adaptors, feature_fmt
-        )
+        output = self.backbone(self._normalised(images), window_size or None)
+        return self._outputs(output, adaptors, feature_fmt)
 
     def forward_intermediates(
         self,
@@ -153,36 +182,45 @@ class RadioModel(nn.Module):
         output_fmt: FeatureFormat = "NCHW",
         intermediates_only: bool = False,
         aggregation: Aggregation = "sparse",
+        norm_alpha_scheme: AlphaScheme = "post-alpha",
     ) -> Any:
-        """The tokens after chosen blocks.
+        """The tokens after chosen blocks of a transformer.
 
         Args:
             images: [B, 3, H, W], RGB in [0, 1].
             indices: the last n blocks, or block indices (negative ones count from the end).
             return_prefix_tokens: each result is a `RadioOutput` instead of features alone.
-            norm: apply the final norm to the results and to the final output.
+            norm: apply the final norm to the results and to the final output (which is not
+                normalised otherwise, unlike that of `forward`).
             stop_early: run no block after the last one asked for.
             output_fmt: format of the features.
             intermediates_only: return the list alone.
             aggregation: "sparse" (the blocks themselves) or "dense" (the mean over the blocks
                 since the previous index).
+            norm_alpha_scheme: how models with an `IntermediateNormalizer` scale the results:
+                "pre-alpha", "post-alpha", or "none" for results that are not normalised.
 
         Returns:
             A list with one feature tensor (or `RadioOutput`) per index in ascending order; or
             (what `forward` returns, the list).
 
         Raises:
-            ValueError: indices outside of the model, unknown formats, wrong image sizes.
+            ValueError: indices outside of the model, unknown formats, wrong image sizes, or a
+                backbone that is no transformer.
         """
-        backbone = self.backbone
-        layers = collect_layers(
-            backbone, self._normalised(images), indices, aggregation, stop_early, self.window_size
-        )
+        backbone, normalizer = self.backbone, self.intermediate_normalizer
+        if not isinstance(backbone, VisionTransformer):
+            raise ValueError(
+                "forward_intermediates needs a transformer; E-RADIO has no such blocks"
+            )
+        options = (aggregation, stop_early, self.window_size, normalizer, norm_alpha_scheme)
+        layers = collect_layers(backbone, self._normalised(images), indices, *options)
         finish = backbone.norm if norm else nn.Identity()
         results: list[Any] = []
         for tokens in layers.collected:
-            output = backbone.as_output(finish(tokens), layers.grid)
-            result = self._outputs(output, (), output_fmt)["backbone"]
+            output = backbone.layer_output(finish(tokens), layers.grid)
+            result = RadioOutput(self._selected(output.summary), output.features)
+            result = _formatted(result, output_fmt)
             results.append(result if return_prefix_tokens else result.features)
         if intermediates_only:
             return results
@@ -195,21 +233,25 @@ class RadioModel(nn.Module):
         normalised: Tensor = self.conditioner(images)
         return normalised.to(next(self.backbone.parameters()).dtype)
 
+    def _selected(self, summary: Tensor) -> Tensor:
+        """The backbone's summary [B, S' * C] out of its summary tokens [B, S, C]."""
+        if summary.shape[1] == 1:
+            return summary[:, 0]
+        return torch.cat([summary[:, i] for i in self.config.summary_idxs], dim=-1)
+
     def _outputs(
         self, backbone: BackboneOutput, adaptors: Sequence[str], feature_fmt: FeatureFormat
     ) -> dict[str, RadioOutput]:
-        """Select the backbone's summary, run the heads, and bring the features into the format."""
-        if feature_fmt not in ("NLC", "NCHW"):
-            raise ValueError(f'unknown feature format {feature_fmt!r}; known: "NLC", "NCHW"')
-        summary = torch.cat([backbone.summary[:, i] for i in self.config.summary_idxs], dim=-1)
+        """Normalise and select the backbone's output, run the heads, and format the features."""
+        start = getattr(self.config.backbone, "feature_start", None)
+        if start is not None and feature_fmt == "NCHW":
+            raise ValueError('the features of this model hold other tokens too: use "NLC"')
+        if self.feature_normalizer is not None:
+            backbone = backbone._replace(features=self.feature_normalizer(backbone.features))
+        summary = self._selected(backbone.summary)
         outputs = {"backbone": RadioOutput(summary, backbone.features)}
         outputs |= {name: self.adaptors[name](backbone) for name in adaptors}
-        if feature_fmt == "NCHW":
-            return outputs
-        return {
-            name: RadioOutput(output.summary, output.features.flatten(2).transpose(1, 2))
-            for name, output in outputs.items()
-        }
+        return {name: _formatted(output, feature_fmt) for name, output in outputs.items()}
 
     @torch.no_grad()
     def encode_text(self, adaptor: str, texts: Sequence[str], normalize: bool = False) -> Tensor:
@@ -232,12 +274,10 @@ class RadioModel(nn.Module):
             having = ", ".join(towers) or "none"
             raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
         if adaptor not in self._text_towers:
-            from radio_core.teachers import load_teacher
+            from radio_core.teachers.text import load_text_tower
 
-            teacher = load_teacher(towers[adaptor])
-            if not hasattr(teacher, "encode_text"):
-                raise ValueError(f"teacher {towers[adaptor]!r} has no text encoder")
-            self._text_towers[adaptor] = teacher
+            path = self.text_tower_paths.get(adaptor)
+            self._text_towers[adaptor] = load_text_tower(towers[adaptor], path)
         device = next(self.parameters()).device
         tower = self._text_towers[adaptor].to(device)
         encoded: Tensor = tower.encode_text(texts).float().to(device)
@@ -251,15 +291,18 @@ class RadioModel(nn.Module):
             dtype: the floating weights are stored in it (float16 halves the file).
 
         Raises:
-            ValueError: a weight is NaN, infinite, or too large for `dtype`.
+            ValueError: a weight is NaN, infinite, or too large for `dtype`; or the model has been
+                through `switch_to_deploy`.
         """
+        if isinstance(self.backbone, ERadio) and self.backbone.deployed:
+            raise ValueError("after switch_to_deploy the weights are fused: save the model before")
         write_checkpoint(Path(directory), self.config, folded_state_dict(self), dtype)
 
     @classmethod
     def from_pretrained(
         cls, directory: str | Path, config: RadioConfig | None = None
     ) -> "RadioModel":
-        """Load what `save_pretrained` wrote, in float32, on the CPU and in eval mode.
+        """Load what `save_pretrained` wrote, on the CPU, in eval mode, in the configured dtype.
 
         Args:
             directory: holds model.safetensors and config.json.
@@ -271,9 +314,46 @@ class RadioModel(nn.Module):
         """
         directory = Path(directory)
         config = read_config(directory) if config is None else config
-        state = read_weights(directory)
+        return cls.from_state(config, read_weights(directory), str(directory))
+
+    @classmethod
+    def from_state(
+        cls,
+        config: RadioConfig,
+        state: dict[str, Tensor],
+        where: str,
+        dtype: torch.dtype | None = None,
+    ) -> "RadioModel":
+        """A model in eval mode that takes over the tensors of `state` without a copy.
+
+        Args:
+            config: its shape.
+            state: every parameter and buffer of it, under our names; floating ones float32.
+            where: what the tensors come from, for the message of an error.
+            dtype: of the backbone and its normalizers; None for the configured one.
+
+        Raises:
+            ValueError: missing or unexpected names, wrong shapes, NaN or infinite values.
+        """
         with torch.device("meta"):
             model = cls(config)
         model.conditioner = InputConditioner(config.mean, config.std)
-        load_strictly(model, state, str(directory))
+        load_strictly(model, state, where)
+        for module in (model.backbone, model.feature_normalizer, model.intermediate_normalizer):
+            if module is not None:
+                module.to(dtype or getattr(torch, config.dtype))
         return model.eval()
+
+
+def build_backbone(config: ViTConfig | ERadioConfig) -> VisionTransformer | ERadio:
+    """A student with fresh weights."""
+    return ERadio(config) if isinstance(config, ERadioConfig) else VisionTransformer(config)
+
+
+def _formatted(output: RadioOutput, feature_fmt: FeatureFormat) -> RadioOutput:
+    """An output with features [B, C, h, w] in the format asked for."""
+    if feature_fmt == "NCHW":
+        return output
+    if feature_fmt != "NLC":
+        raise ValueError(f'unknown feature format {feature_fmt!r}; known: "NLC", "NCHW"')
+    return output._replace(features=output.features.flatten(2).transpose(1, 2))

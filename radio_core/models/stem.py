@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Linear):
     """Cuts the image into patches and multiplies each, flattened (channel, row, column)."""
 
-    def __init__(self, patch_size: int, embed_dim: int) -> None:
-        super().__init__(3 * patch_size**2, embed_dim, bias=False)
+    def __init__(self, patch_size: int, embed_dim: int, bias: bool = False) -> None:
+        super().__init__(3 * patch_size**2, embed_dim, bias)
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ class PatchEmbed(nn.Linear):
         p = self.patch_size
         x = images.reshape(batch, channels, height // p, p, width // p, p)
         x = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * p * p)
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight, self.bias)
 
 
 class ConvStem(nn.Module):

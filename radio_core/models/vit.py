@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.models.backbone import check_images
+from radio_core.models.block import Block, FeedForward
 from radio_core.models.outputs import BackboneOutput
-from radio_core.models.position import PatchGenerator
+from radio_core.models.position import PatchGenerator, Positions
 from radio_core.models.stem import ConvStem, PatchEmbed
 from radio_core.models.windows import WindowGrid, window_schedule
 
@@ -28,16 +28,22 @@ class ViTConfig:
         depth: number of blocks.
         num_heads: attention heads; divides embed_dim.
         mlp_ratio: hidden width of the MLP / embed_dim.
+        ffn: "mlp", or the "swiglu" of DINOv2's giant (two thirds of the MLP's width).
         init_values: initial LayerScale; None for no LayerScale.
         num_cls_tokens: class tokens, one per teacher that has a summary.
         num_registers: further learned tokens that are never an output.
         grid_size: rows = columns of the learned position grid.
-        cpe: Cropped Position Embedding; without it (paper Table 5) the grid is only interpolated,
-            and grid_size * patch_size is the model's own image size.
-        pos_align_corners: resize the grid as the releases up to C-RADIOv3 were trained.
+        positions: how the grid serves other sizes, see `position.Positions`; "cpe" is the paper's
+            Cropped Position Embedding, "grid" its baseline (Table 5).
+        pos_align_corners: resize the grid as the releases up to C-RADIOv3 were trained; the
+            official code has since changed to False for all of them.
         pos_dropout: chance in training that a sample gets no positions.
+        patch_bias: whether the patch embedding has a bias (DINOv2-style students).
         stem: "patch" (one matrix per patch) or "conv" (a small convolutional network).
-        summary: "cls" (class tokens) or "avg" (mean of the patch features instead, paper Table 6).
+        summary: "cls" (all class tokens), "first" (the first one alone), or "avg" (mean of the
+            patch features instead, paper Table 6).
+        feature_start: index of the first token that `forward` counts as a feature, where a
+            released model does not cut at its first patch; its features are then no map.
         final_norm: LayerNorm after the last block.
         num_windowed: windowed layers between two global ones (windowed attention only).
         num_global: number of global layers, 4 when both are None (windowed attention only).
@@ -49,15 +55,18 @@ class ViTConfig:
     depth: int
     num_heads: int
     mlp_ratio: float = 4.0
+    ffn: FeedForward = "mlp"
     init_values: float | None = None
     num_cls_tokens: int = 1
     num_registers: int = 0
     grid_size: int = 128
-    cpe: bool = True
+    positions: Positions = "cpe"
     pos_align_corners: bool = False
     pos_dropout: float = 0.1
+    patch_bias: bool = False
     stem: Literal["patch", "conv"] = "patch"
-    summary: Literal["cls", "avg"] = "cls"
+    summary: Literal["cls", "first", "avg"] = "cls"
+    feature_start: int | None = None
     final_norm: bool = False
     num_windowed: int | None = None
     num_global: int | None = None
@@ -65,6 +74,7 @@ class ViTConfig:
     def __post_init__(self) -> None:
         bounds = {"patch_size": 1024, "embed_dim": 65536, "depth": 1024, "num_heads": 1024}
         lowest = {"num_cls_tokens": 0, "num_registers": 0, "grid_size": 1, "num_windowed": 0}
+        lowest |= {"feature_start": 0}
         for field in (*bounds, *lowest, "num_global"):
             value, low, high = getattr(self, field), lowest.get(field, 1), bounds.get(field, 2048)
             if value is not None and not low <= value <= high:
@@ -75,8 +85,15 @@ class ViTConfig:
             )
         if not 0 < self.mlp_ratio <= 64 or not 0 <= self.pos_dropout < 1:
             raise ValueError("mlp_ratio must be in (0, 64] and pos_dropout in [0, 1)")
-        if self.summary == "cls" and not self.num_cls_tokens:
-            raise ValueError('summary "cls" needs num_cls_tokens of at least 1; or use "avg"')
+        if self.summary != "avg" and not self.num_cls_tokens:
+            raise ValueError(
+                f'summary "{self.summary}" needs num_cls_tokens of at least 1; or use "avg"'
+            )
+
+    @property
+    def resolution_step(self) -> int:
+        """Image sides are multiples of this many pixels."""
+        return self.patch_size
 
     @property
     def num_summary_tokens(self) -> int:
@@ -86,7 +103,7 @@ class ViTConfig:
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens in front of the patches: class tokens (unless averaging) and registers."""
-        return self.num_registers + (self.num_cls_tokens if self.summary == "cls" else 0)
+        return self.num_registers + (0 if self.summary == "avg" else self.num_cls_tokens)
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -120,71 +137,6 @@ def vit_config(preset: str, *, patch_size: int | None = None, **overrides: Any) 
     return ViTConfig(**{**values, **overrides})
 
 
-class Attention(nn.Module):
-    """Multi-head softmax attention of a sequence with itself."""
-
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, C] to [B, N, C]."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, C / heads]
-        x = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, length, width))
-        return out
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
-
-    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C] to [..., C]."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
-class LayerScale(nn.Module):
-    """A learned factor per channel."""
-
-    def __init__(self, embed_dim: int, init_value: float) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((embed_dim,), init_value))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C] to [..., C]."""
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then MLP, each added to its input."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        width, scale = config.embed_dim, config.init_values
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(width, config.num_heads)
-        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
-        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
-        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, C] to [B, N, C]."""
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        x = x + self.ls2(self.mlp(self.norm2(x)))
-        return x
-
-
 class TokenStates(NamedTuple):
     """Token sequences [B, prefix + h*w, C], patches row-major, before any final norm.
 
@@ -209,19 +161,33 @@ class VisionTransformer(nn.Module):
         self.patch_size = config.patch_size
         self.num_summary_tokens = config.num_summary_tokens
         self.num_prefix_tokens = config.num_prefix_tokens
-        stem = ConvStem if config.stem == "conv" else PatchEmbed
+        width = config.embed_dim
+        stem: nn.Module
+        if config.stem == "conv":
+            stem = ConvStem(config.patch_size, width)
+        else:
+            stem = PatchEmbed(config.patch_size, width, config.patch_bias)
         self.patch_generator = PatchGenerator(
-            stem(config.patch_size, config.embed_dim),
+            stem,
             patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
+            embed_dim=width,
             grid_size=config.grid_size,
             num_prefix_tokens=config.num_prefix_tokens,
-            cpe=config.cpe,
+            positions=config.positions,
             align_corners=config.pos_align_corners,
             dropout=config.pos_dropout,
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        width = config.embed_dim
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.num_heads,
+                config.mlp_ratio,
+                ffn=config.ffn,
+                init_values=config.init_values,
+                eps=LAYER_NORM_EPS,
+            )
+            for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.final_norm else nn.Identity()
         self.blocks.apply(_init_linear)
 
@@ -300,16 +266,41 @@ class VisionTransformer(nn.Module):
         return tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
 
     def as_output(self, tokens: Tensor, grid: tuple[int, int]) -> BackboneOutput:
-        """Tokens [B, prefix + h*w, C] to summary tokens [B, S, C] and features [B, C, h, w]."""
+        """The tokens after the last block as what `forward` returns.
+
+        Args:
+            tokens: [B, prefix + h*w, C].
+            grid: (h, w).
+
+        Returns:
+            Summary tokens [B, S, C] and features [B, C, h, w]; with a `feature_start`, the
+            features are all tokens from there on, as [B, C, 1, N].
+        """
+        start = self.config.feature_start
+        output = self.layer_output(tokens, grid)
+        if self.config.summary == "first":
+            output = output._replace(summary=tokens[:, :1])
+        if start is not None:
+            output = output._replace(features=tokens[:, start:].transpose(1, 2).unsqueeze(2))
+        return output
+
+    def layer_output(self, tokens: Tensor, grid: tuple[int, int]) -> BackboneOutput:
+        """The tokens after any block: all class tokens [B, S, C] and the patches [B, C, h, w].
+
+        Args:
+            tokens: [B, prefix + h*w, C].
+            grid: (h, w).
+        """
         prefix, patches = self._split_prefix(tokens)
         if self.config.summary == "avg":
             summary = patches.mean(dim=1, keepdim=True)
         else:
-            summary = prefix[:, : self.num_summary_tokens]
+            summary = prefix[:, : self.config.num_cls_tokens]
         return BackboneOutput(summary, patches.transpose(1, 2).unflatten(2, grid))
 
 
 def _init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -14,6 +14,8 @@ from radio_core.teachers.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
+_WHOLE = ("local-dir:", "hf-hub:")  # names that say by themselves where the weights are
+
 
 class OpenClipTeacher(Teacher):
     """Summary: the projected image embedding (not normalised). Features: normalised last tokens.
@@ -57,23 +59,14 @@ class OpenClipTeacher(Teacher):
 
         Args:
             name: name of the teacher.
-            model: architecture ("ViT-H-14-378-quickgelu"), "hf-hub:org/repo" or "local-dir:PATH".
-            pretrained: tag or checkpoint file of an architecture ("dfn5b").
+            model: as `create_open_clip` takes it.
+            pretrained: as `create_open_clip` takes it.
             licence: licence of the weights.
 
         Raises:
             UnknownTeacher: open_clip does not know the architecture, or no such weights of it.
         """
-        clip = require("open_clip", extra="clip")
-        if not model.startswith(("local-dir:", "hf-hub:")):
-            _check_known(clip, model, pretrained)
-        network = clip.create_model(model, pretrained=pretrained or None)
-        folder = Path(model.removeprefix("local-dir:"))
-        tokenizer: Tokenizer
-        if (folder / VOCABULARY_FILE).is_file():
-            tokenizer = WordTokenizer.load(folder)
-        else:
-            tokenizer = clip.get_tokenizer(model)
+        network, tokenizer = create_open_clip(model, pretrained)
         return cls(name, network, tokenizer, licence)
 
     def extract(self, images: Tensor) -> TeacherOutput:
@@ -86,6 +79,37 @@ class OpenClipTeacher(Teacher):
         device = self.mean.device
         embeddings: Tensor = self.model.encode_text(self.tokenizer(list(texts)).to(device))
         return F.normalize(embeddings, dim=-1) if normalize else embeddings
+
+
+def split_model(source: str) -> tuple[str, str]:
+    """(model, pretrained) of "MODEL/PRETRAINED"; "hf-hub:" and "local-dir:" names stay whole."""
+    if source.startswith(_WHOLE):
+        return source, ""
+    model, _, pretrained = source.partition("/")
+    return model, pretrained
+
+
+def create_open_clip(model: str, pretrained: str = "") -> tuple[Any, Tokenizer]:
+    """A network with both towers, and its tokenizer, through open_clip's factory.
+
+    open_clip reads weight files with `weights_only=True` and loads them strictly.
+
+    Args:
+        model: architecture ("ViT-H-14-378-quickgelu"), "hf-hub:org/repo" or "local-dir:PATH".
+        pretrained: tag or checkpoint file of an architecture ("dfn5b").
+
+    Raises:
+        UnknownTeacher: open_clip does not know the architecture, or no such weights of it.
+        ImportError: open_clip is missing; the message names the extra.
+    """
+    clip = require("open_clip", extra="clip")
+    if not model.startswith(_WHOLE):
+        _check_known(clip, model, pretrained)
+    network = clip.create_model(model, pretrained=pretrained or None, require_pretrained=True)
+    folder = Path(model.removeprefix("local-dir:"))
+    if (folder / VOCABULARY_FILE).is_file():
+        return network, WordTokenizer.load(folder)
+    return network, clip.get_tokenizer(model)
 
 
 def _check_known(clip: Any, model: str, pretrained: str) -> None:

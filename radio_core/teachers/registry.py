@@ -20,6 +20,12 @@ def toy_teacher_folder(name: str) -> Path:
     return Path(str(files("radio_core.teachers"))) / "weights" / name
 
 
+def is_teacher(source: str) -> bool:
+    """Whether `load_teacher` takes the source, judged by its form alone."""
+    kind, _, rest = source.partition(":")
+    return source in TOY_TEACHERS or bool(rest and kind in ("open_clip", "dinov2", "sam"))
+
+
 def load_teacher(source: str) -> Teacher:
     """Load a frozen teacher.
 
@@ -37,12 +43,9 @@ def load_teacher(source: str) -> Teacher:
         return _load_toy(source)
     kind, _, rest = source.partition(":")
     if rest and kind == "open_clip":
-        from radio_core.teachers.open_clip import OpenClipTeacher
+        from radio_core.teachers.open_clip import OpenClipTeacher, split_model
 
-        if rest.startswith(("local-dir:", "hf-hub:")):
-            return OpenClipTeacher.load(source, rest)
-        model, _, pretrained = rest.partition("/")
-        return OpenClipTeacher.load(source, model, pretrained)
+        return OpenClipTeacher.load(source, *split_model(rest))
     if rest and kind == "dinov2":
         from radio_core.teachers.dinov2 import DinoV2Teacher
 

@@ -1,73 +1,210 @@
-"""One way to load any model: by name, or from a directory."""
+"""One way to load any model: by name, from a file or directory, or from the hub."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from radio_core.models.checkpoint import read_config
+from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights
 from radio_core.models.config import RadioConfig
 from radio_core.models.radio import RadioModel
+from radio_core.models.vit import ViTConfig
+from radio_core.zoo.hf_native import from_native, is_native
+from radio_core.zoo.hf_remote import RemoteCodeExtras, is_remote_code, read_json, read_remote_code
+from radio_core.zoo.hub import fetch_release, fetch_repository
+from radio_core.zoo.official import from_official
+from radio_core.zoo.pickled import read_pickled
 from radio_core.zoo.registry import BUNDLED, unknown_model
+from radio_core.zoo.releases import RELEASES, Release, find_release
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_SAFETENSORS = ".safetensors"
+
+
+class _Source(NamedTuple):
+    """A checkpoint that has been read: what the model is, its tensors, and where they are from."""
+
+    config: RadioConfig
+    state: dict[str, Tensor]
+    where: str
+    absent: Mapping[str, str] = {}
 
 
 def load_model(
     source: str | Path,
     *,
-    adaptors: str | Sequence[str] = (),
+    adaptors: str | Sequence[str] | None = (),
     window_size: int | None = None,
     num_windowed: int | None = None,
     num_global: int | None = None,
+    pos_align_corners: bool | None = None,
+    text_towers: Mapping[str, str | Path] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> RadioModel:
-    """Load a model in eval mode.
+    """Load a model in eval mode. Nothing in its files is ever executed.
 
     Args:
-        source: a known name ("toy"), or a directory written by `RadioModel.save_pretrained`.
+        source: a model that comes with the package ("toy"), a release ("c-radio_v4-h") or its
+            short name ("radio_h"), a file (.pth.tar, or .safetensors with config.json beside it),
+            a directory (ours, or Hugging Face's older or native layout), or a hub id
+            ("nvidia/C-RADIOv4-H").
         adaptors: names of the adaptors that `forward` runs besides the backbone.
         window_size: side in patches of the attention windows; None for global attention.
         num_windowed: windowed layers between two global ones, instead of the model's own schedule.
         num_global: number of global layers, instead of the model's own schedule.
+        pos_align_corners: how the position grid is resized to other sizes than its own. None for
+            what the model says, which is False for all releases, as the official code has it
+            today; those up to C-RADIOv3 were trained and first released with True.
+        text_towers: adaptor -> local weights of its text tower, so that none is downloaded.
         device: where the model goes.
-        dtype: dtype of the backbone, float32 when None; adaptors stay float32.
+        dtype: dtype of the backbone; None for the one that the checkpoint names. Adaptors stay
+            float32.
 
     Raises:
-        ValueError: unknown name, adaptor, or windows for a model without them; the known ones
-            are listed. A damaged or inconsistent file.
+        ValueError: unknown name or adaptor, or windows for a model without them; the known ones
+            are listed. A damaged, malicious or inconsistent file; missing and unexpected tensors
+            are listed.
         FileNotFoundError: the directory has no model in it.
+        OSError: the file cannot be downloaded; the message says where to put it.
     """
-    directory = _directory(source)
-    config = _with_windows(read_config(directory), window_size, num_windowed, num_global)
-    model = RadioModel.from_pretrained(directory, config)
-    names = (adaptors,) if isinstance(adaptors, str) else adaptors
+    read = _read(source)
+    window_size = _checked_window(read.config, window_size)
+    config = _with_options(read.config, num_windowed, num_global, pos_align_corners)
+    model = RadioModel.from_state(config, read.state, read.where, dtype)
+    names = (adaptors,) if isinstance(adaptors, str) else tuple(adaptors or ())
+    for name in (*names, *(text_towers or {})):
+        if name in read.absent:
+            raise ValueError(f"{read.where} has no usable adaptor {name!r}: {read.absent[name]}")
     model.active_adaptors = model.check_adaptors(names)
+    model.check_adaptors(tuple(text_towers or {}))
+    model.text_tower_paths = {name: Path(path) for name, path in (text_towers or {}).items()}
     model.window_size = window_size
-    model.backbone.to(dtype=dtype)
     return model.to(device)
 
 
-def _directory(source: str | Path) -> Path:
-    if source in BUNDLED:
-        return BUNDLED[str(source)]
-    if Path(source).is_dir():
-        return Path(source)
-    raise unknown_model(str(source))
+def _read(source: str | Path) -> _Source:
+    """Find and read what a user calls a model."""
+    name = str(source)
+    if name in BUNDLED:
+        return _ours(BUNDLED[name])
+    path, release = Path(source), find_release(name)
+    if path.is_dir():
+        return _directory(path)
+    if path.is_file():
+        return _file(path)
+    if release is not None:
+        return _official(fetch_release(release), release)
+    if path.suffix in (_SAFETENSORS, ".tar", ".pth", ".pt"):
+        raise FileNotFoundError(f"no file {path}")
+    if _HUB_ID.fullmatch(name) and not path.parent.is_dir():
+        return _directory(fetch_repository(name))
+    raise unknown_model(name)
 
 
-def _with_windows(
-    config: RadioConfig, window_size: int | None, num_windowed: int | None, num_global: int | None
-) -> RadioConfig:
-    """The configuration with another window schedule, where one was asked for."""
-    if window_size is not None and (window_size < 1 or not config.supports_windows):
-        raise ValueError(
-            f"window_size {window_size}: "
-            + ("must be at least 1" if window_size < 1 else "this model has no windowed mode")
+def _file(path: Path) -> _Source:
+    if path.suffix != _SAFETENSORS:
+        released = [release for release in RELEASES.values() if release.hub_file == path.name]
+        return _official(path, released[0] if released else None)
+    if path.name != WEIGHTS_FILE or not (path.parent / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"{path} holds tensors alone: it must be called {WEIGHTS_FILE}, with its {CONFIG_FILE} "
+            "beside it"
         )
-    if num_windowed is None and num_global is None:
-        return config
-    backbone = dataclasses.replace(
-        config.backbone, num_windowed=num_windowed, num_global=num_global
+    return _directory(path.parent)
+
+
+def _directory(path: Path) -> _Source:
+    """A directory in whichever layout its config.json has."""
+    if not (path / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"no {CONFIG_FILE} in {path}: not a saved model")
+    data = read_json(path / CONFIG_FILE)
+    if is_remote_code(data):
+        return _remote_code(path)
+    if is_native(data):
+        return _Source(*from_native(path), str(path))
+    return _ours(path)
+
+
+def _ours(path: Path) -> _Source:
+    return _Source(read_config(path), read_weights(path), str(path))
+
+
+def _official(path: Path, release: Release | None = None) -> _Source:
+    file = read_pickled(path)
+    config, state, absent = from_official(file.args, file.state, str(path))
+    if release is not None:
+        config = _of_release(config, release)
+    return _Source(config, state, str(path), absent)
+
+
+def _remote_code(path: Path) -> _Source:
+    args, tensors, extras = read_remote_code(path)
+    config, state, absent = from_official(args, tensors, str(path))
+    release = find_release(extras.version)
+    if release is not None:
+        config = _of_release(config, release)
+    return _Source(_with_extras(config, extras), state, str(path), absent)
+
+
+def _of_release(config: RadioConfig, release: Release) -> RadioConfig:
+    """What the table of releases adds to a checkpoint."""
+    backbone = config.backbone
+    if isinstance(backbone, ViTConfig):
+        backbone = dataclasses.replace(
+            backbone, num_windowed=release.num_windowed, num_global=release.num_global
+        )
+    return dataclasses.replace(
+        config,
+        name=release.name,
+        backbone=backbone,
+        max_resolution=release.max_resolution,
+        preferred_resolution=release.preferred_resolution,
+        supports_windows=release.supports_windows and not release.own_windows,
+        licence=release.licence,
     )
-    return dataclasses.replace(config, backbone=backbone)
+
+
+def _with_extras(config: RadioConfig, extras: RemoteCodeExtras) -> RadioConfig:
+    """What the directory itself says overrides the table."""
+    changes: dict[str, Any] = {}
+    for field in ("max_resolution", "preferred_resolution", "summary_idxs"):
+        if getattr(extras, field) is not None:
+            changes[field] = getattr(extras, field)
+    return dataclasses.replace(config, **changes)
+
+
+def _checked_window(config: RadioConfig, window_size: int | None) -> int | None:
+    """The window size to use, if the model may have one."""
+    if window_size is None:
+        return None
+    if window_size < 1:
+        raise ValueError(f"window_size {window_size}: must be at least 1")
+    if not isinstance(config.backbone, ViTConfig):
+        warnings.warn("E-RADIO attends in windows of its own: window_size is ignored", stacklevel=3)
+        return None
+    if not config.supports_windows:
+        raise ValueError(f"window_size {window_size}: this model has no windowed mode")
+    return window_size
+
+
+def _with_options(
+    config: RadioConfig,
+    num_windowed: int | None,
+    num_global: int | None,
+    pos_align_corners: bool | None,
+) -> RadioConfig:
+    """The configuration with what the caller asked to be otherwise."""
+    changes: dict[str, Any] = {}
+    if num_windowed is not None or num_global is not None:
+        changes |= {"num_windowed": num_windowed, "num_global": num_global}
+    if pos_align_corners is not None:
+        changes["pos_align_corners"] = pos_align_corners
+    if not changes or not isinstance(config.backbone, ViTConfig):
+        return config
+    return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **changes))

@@ -62,8 +62,8 @@ def test_a_class_token_a_teacher_with_a_summary_and_heads_as_wide_as_the_widest(
     assert student.summary_idxs == (0, 1)
     slots = {adaptor.name: adaptor.token_slot for adaptor in student.adaptors}
     assert slots == {"clip": 0, "dino_v2": 1, "sam": None}
-    assert {adaptor.hidden_dim for adaptor in student.adaptors} == {14}
-    assert [adaptor.num_inner for adaptor in student.adaptors] == [0, 0, 0]
+    assert {adaptor.features.hidden_dim for adaptor in student.adaptors} == {14}
+    assert [adaptor.features.num_inner for adaptor in student.adaptors] == [0, 0, 0]
     towers = [adaptor.text_tower for adaptor in student.adaptors]
     assert towers == ["toy-clip", None, None]
     assert student.teachers == ("toy-clip", "toy-dino", "toy-sam")

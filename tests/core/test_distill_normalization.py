@@ -6,6 +6,7 @@ import torch
 
 from radio_core.distill.normalization import FeatureStatistics, Standardizer
 from radio_core.models.adaptors import Adaptor, AdaptorConfig
+from radio_core.models.heads import HeadConfig
 from radio_core.models.outputs import BackboneOutput
 
 
@@ -61,7 +62,9 @@ def test_not_fitted_it_changes_nothing() -> None:
 @pytest.mark.parametrize("upsample", [1, 2, 3])
 def test_a_folded_head_speaks_in_the_teachers_own_numbers(upsample: int) -> None:
     torch.manual_seed(0)
-    config = AdaptorConfig(name="t", feature_dim=5, hidden_dim=8, upsample=upsample)
+    config = AdaptorConfig(
+        name="t", features=HeadConfig(out_dim=5, hidden_dim=8), upsample=upsample
+    )
     adaptor = Adaptor(config, 6)
     standardizer = fitted(
         torch.randn(2, 5, 4, 4) * torch.rand(5, 1, 1) * 9 + torch.arange(5.0)[:, None, None]

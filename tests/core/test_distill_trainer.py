@@ -252,7 +252,8 @@ def test_broken_files_are_replaced_counted_and_listed_once(
 
 def test_average_pooling_no_cpe_and_a_patch_stem_train_as_well(tiny_run: MakeRun) -> None:
     config = tiny_run(max_steps=2)
-    student = replace(config.student, summary="avg", cpe=False, stem="patch", num_registers=0)
+    changes = {"summary": "avg", "positions": "grid", "stem": "patch", "num_registers": 0}
+    student = replace(config.student, **changes)
     train(replace(config, student=student, spectral=False), QUIET)
     saved = RadioModel.from_pretrained(config.out / "student")
     outputs = saved.forward_all(torch.rand(1, 3, 32, 32), ("clip", "dino_v2"))

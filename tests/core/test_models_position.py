@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.models.position import PatchGenerator
+from radio_core.models.position import PatchGenerator, Positions
 
 GRID = 16
 
 
 def generator(
-    *, cpe: bool = True, align_corners: bool = False, dropout: float = 0.0
+    *, positions: Positions = "cpe", align_corners: bool = False, dropout: float = 0.0
 ) -> PatchGenerator:
     torch.manual_seed(0)
     module = PatchGenerator(
@@ -20,7 +20,7 @@ def generator(
         embed_dim=2,
         grid_size=GRID,
         num_prefix_tokens=1,
-        cpe=cpe,
+        positions=positions,
         align_corners=align_corners,
         dropout=dropout,
     )
@@ -50,7 +50,7 @@ def test_evaluation_resizes_to_the_longer_side_and_cuts(
 
 
 def test_without_cpe_a_smaller_image_takes_the_corner_and_a_larger_one_stretches() -> None:
-    for module in (generator(cpe=False).eval(), generator(cpe=False).train()):
+    for module in (generator(positions="grid").eval(), generator(positions="grid").train()):
         corner = field_of(module, 2, 4, 6)
         own = module.pos_embed.detach().unflatten(1, (GRID, GRID))
         torch.testing.assert_close(corner, own[:, :4, :6])
@@ -60,7 +60,7 @@ def test_without_cpe_a_smaller_image_takes_the_corner_and_a_larger_one_stretches
 
 
 def test_the_grid_at_its_own_size_is_used_unchanged() -> None:
-    for module in (generator().eval(), generator().train(), generator(cpe=False).eval()):
+    for module in (generator().eval(), generator().train(), generator(positions="grid").eval()):
         torch.testing.assert_close(module.positions(2, GRID, GRID), module.pos_embed)
 
 

@@ -13,9 +13,9 @@ def tiny(**overrides: object) -> VisionTransformer:
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize("summary", ["cls", "avg"])
-@pytest.mark.parametrize("cpe", [True, False])
-def test_any_multiple_of_the_patch_is_a_valid_size(stem: str, summary: str, cpe: bool) -> None:
-    vit = tiny(stem=stem, summary=summary, cpe=cpe, num_cls_tokens=2)
+@pytest.mark.parametrize("positions", ["cpe", "grid", "dinov2"])
+def test_any_multiple_of_the_patch_is_a_valid_size(stem: str, summary: str, positions: str) -> None:
+    vit = tiny(stem=stem, summary=summary, positions=positions, num_cls_tokens=2)
     for mode in (False, True):
         vit.train(mode)
         for rows, cols in [(1, 1), (3, 5), (8, 8), (11, 2)]:
@@ -84,7 +84,7 @@ def test_training_is_repeatable_by_the_global_seed() -> None:
 def test_presets_have_the_published_sizes() -> None:
     sizes = {"base": (86, 768), "large": (304, 1024), "huge": (632, 1280)}
     for preset, (millions, width) in sizes.items():
-        config = vit_config(preset, patch_size=14, cpe=False, grid_size=16)
+        config = vit_config(preset, patch_size=14, positions="grid", grid_size=16)
         with torch.device("meta"):
             vit = VisionTransformer(config)
         count = sum(p.numel() for p in vit.parameters()) / 1e6

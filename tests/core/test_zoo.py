@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from radio_core.models import AdaptorConfig, RadioConfig, RadioModel, vit_config
+from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo import registry
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import list_models, model_card
@@ -19,10 +19,15 @@ def student(tmp_path: Path) -> Path:
 def save(directory: Path, supports_windows: bool = True) -> Path:
     torch.manual_seed(0)
     backbone = vit_config("tiny", embed_dim=16, depth=4, num_heads=2, num_cls_tokens=2)
-    clip = {"name": "clip", "summary_dim": 5, "token_slot": 0, "text_tower": "toy-clip"}
     adaptors = (
-        AdaptorConfig(**clip, feature_dim=6, hidden_dim=8),
-        AdaptorConfig(name="sam", feature_dim=7, hidden_dim=8),
+        AdaptorConfig(
+            name="clip",
+            features=HeadConfig(out_dim=6, hidden_dim=8),
+            summary=HeadConfig(out_dim=5, hidden_dim=8),
+            token_slot=0,
+            text_tower="toy-clip",
+        ),
+        AdaptorConfig(name="sam", features=HeadConfig(out_dim=7, hidden_dim=8)),
     )
     config = RadioConfig(
         backbone=backbone,
@@ -96,12 +101,15 @@ def test_directory_without_a_model(tmp_path: Path) -> None:
 
 def test_cards_tell_what_the_files_hold(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "BUNDLED", {"mine": student})
-    (card,) = list_models()
+    card, *releases = list_models()
     assert card == model_card("mine")
+    assert all(release.hub_file for release in releases)
     assert (card.name, card.patch_size, card.embed_dim) == ("mine", 8, 16)
     assert (card.adaptors, card.text_adaptors) == (("clip", "sam"), ("clip",))
     assert (card.max_resolution, card.preferred_resolution) == (256, (64, 64))
     assert (card.licence, card.hub_file, card.supports_windows) == ("Apache-2.0", None, True)
     assert card.teachers == ("toy-clip", "toy-sam")
+    assert card.teacher_licences == ("Apache-2.0", "Apache-2.0")
+    assert (card.windows, card.pos_align_corners) == ("2 per global", False)
     model = load_model(student)
     assert card.parameters == sum(t.numel() for t in model.state_dict().values())

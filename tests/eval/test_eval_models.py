@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radio_core.models import AdaptorConfig, RadioConfig, RadioModel, vit_config
+from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
 from radio_eval.models import from_radio, from_teacher, load_eval_model, random_like
 
@@ -17,13 +17,17 @@ def tiny_radio() -> RadioModel:
     config = RadioConfig(
         backbone=vit_config("tiny", embed_dim=16, depth=1, num_cls_tokens=2),
         adaptors=(
-            AdaptorConfig(name="dino_v2", feature_dim=6, summary_dim=5, token_slot=1, hidden_dim=8),
+            AdaptorConfig(
+                name="dino_v2",
+                features=HeadConfig(out_dim=6, hidden_dim=8),
+                summary=HeadConfig(out_dim=5, hidden_dim=8),
+                token_slot=1,
+            ),
             AdaptorConfig(
                 name="clip",
-                feature_dim=6,
-                summary_dim=7,
+                features=HeadConfig(out_dim=6, hidden_dim=8),
+                summary=HeadConfig(out_dim=7, hidden_dim=8),
                 token_slot=0,
-                hidden_dim=8,
                 text_tower="toy-clip",
             ),
         ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from radio_core.models import AdaptorConfig, RadioConfig, RadioModel, vit_config
+from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.models.outputs import RadioOutput
 from radio_sam import RadioImageEncoder, swap_image_encoder
 
@@ -43,7 +43,7 @@ def sam() -> Sam:
 
 def student(patch_size: int = 8, feature_dim: int = WIDTH) -> RadioModel:
     torch.manual_seed(1)
-    adaptor = AdaptorConfig(name="sam", feature_dim=feature_dim, hidden_dim=16)
+    adaptor = AdaptorConfig(name="sam", features=HeadConfig(out_dim=feature_dim, hidden_dim=16))
     backbone = vit_config("tiny", patch_size=patch_size, embed_dim=32, depth=2, stem="patch")
     return RadioModel(RadioConfig(backbone=backbone, adaptors=(adaptor,))).eval()
 

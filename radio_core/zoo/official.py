@@ -1,0 +1,311 @@
+"""An official checkpoint, arguments and tensors, as our configuration and our tensors.
+
+Every rename between the two is in this file and in `official_heads`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from radio_core.models.adaptors import MAX_TOKEN_SLOT
+from radio_core.models.config import RadioConfig
+from radio_core.models.eradio import ERadioConfig, eradio_config
+from radio_core.models.vit import ViTConfig
+from radio_core.zoo.architectures import (
+    DINO_FEATURE_START,
+    DINO_GRID,
+    DINO_REGISTERS,
+    DINO_STUDENTS,
+    dino_architecture,
+    vit_architecture,
+)
+from radio_core.zoo.official_heads import PREFIXES, adaptors_of
+from radio_core.zoo.parametrized import SpectralOptions, plain_weights
+
+_STUDENT, _CONDITIONER = "base_model.", "input_conditioner."
+_NORMALIZERS = {
+    "_feature_normalizer.": "feature_normalizer.",
+    "_intermediate_feature_normalizer.": "intermediate_normalizer.",
+}
+_UNUSED_BY_DINO = ("input_conditioner.norm_mean", "input_conditioner.norm_std", "inner.mask_token")
+_RECOMPUTED_BY_ERADIO = ("relative_coords_table", "relative_position_index", "relative_bias")
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_NORM_BLOCKS = ("norm1", "norm2")
+
+
+class Translated(NamedTuple):
+    """A checkpoint in our terms.
+
+    Attributes:
+        config: what the model is.
+        state: the tensors of `RadioModel`, floating ones float32.
+        absent: name -> reason of the adaptors that the checkpoint does not hold in full.
+    """
+
+    config: RadioConfig
+    state: dict[str, Tensor]
+    absent: dict[str, str]
+
+
+class _Student(NamedTuple):
+    config: ViTConfig | ERadioConfig
+    state: dict[str, Tensor]
+
+
+def from_official(
+    args: Mapping[str, Any], state: Mapping[str, Tensor], where: str = "checkpoint"
+) -> Translated:
+    """Translate a checkpoint.
+
+    Args:
+        args: its arguments, as a plain dict.
+        state: its tensors under their official names, without wrapper prefixes.
+        where: what to call the checkpoint in errors.
+
+    Raises:
+        ValueError: arguments that are missing or not supported, tensors of no known component.
+    """
+    try:
+        return _translate(args, state)
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where}: its arguments make no sense ({detail})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translated:
+    parts = _by_component(state)
+    student_options = SpectralOptions.from_args(args.get("spectral_reparam"))
+    parts[_STUDENT] = plain_weights(parts[_STUDENT], student_options)
+    teachers = _teachers(args)
+    student = _student(args, teachers, parts[_STUDENT])
+    for prefix in PREFIXES.values():
+        parts[prefix] = plain_weights(parts[prefix], SpectralOptions())
+    heads = {p + k: t for p in PREFIXES.values() for k, t in parts[p].items()}
+    backbone = student.config
+    max_slot = MAX_TOKEN_SLOT  # of students with a single summary token, whatever the slot
+    if isinstance(backbone, ViTConfig) and backbone.summary == "cls":
+        max_slot = backbone.num_prefix_tokens - 1
+    adaptors, tensors, absent = adaptors_of(args, teachers, heads, max_slot)
+    tensors |= {f"backbone.{key}": tensor for key, tensor in student.state.items()}
+    for prefix, ours in _NORMALIZERS.items():
+        tensors |= {ours + key: tensor for key, tensor in parts[prefix].items()}
+    if isinstance(backbone, ViTConfig) and backbone.summary == "cls":
+        backbone = _with_slots(backbone, [adaptor.token_slot or 0 for adaptor in adaptors])
+    rotation = parts["_intermediate_feature_normalizer."].get("rotation")
+    kind = None if rotation is None else "per_layer" if rotation.ndim == 3 else "shared"
+    config = RadioConfig(
+        name=str(args["model"]),
+        backbone=backbone,
+        adaptors=tuple(adaptors),
+        summary_idxs=_summary_idxs(args, teachers, backbone),
+        mean=_constants(parts[_CONDITIONER], "norm_mean"),
+        std=_constants(parts[_CONDITIONER], "norm_std"),
+        teachers=tuple(dict.fromkeys(teacher["name"] for teacher in teachers)),
+        supports_windows=isinstance(backbone, ViTConfig),
+        feature_normalizer=bool(parts["_feature_normalizer."]),
+        intermediate_normalizer=kind,  # type: ignore[arg-type]
+        dtype=_dtype(args.get("dtype")),  # type: ignore[arg-type]
+    )
+    return Translated(config, {k: _float32(t) for k, t in tensors.items()}, absent)
+
+
+def _by_component(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each component, without its prefix."""
+    prefixes = (_STUDENT, _CONDITIONER, *PREFIXES.values(), *_NORMALIZERS)
+    parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
+    unexpected = []
+    for key, tensor in state.items():
+        prefix = next((p for p in prefixes if key.startswith(p)), None)
+        if prefix is None:
+            unexpected.append(key)
+        else:
+            parts[prefix][key.removeprefix(prefix)] = tensor
+    if unexpected:
+        raise ValueError(f"unexpected tensors {', '.join(unexpected)}")
+    if not parts[_STUDENT]:
+        raise ValueError(f"no student: no tensor's name starts with {_STUDENT!r}")
+    return parts
+
+
+def _teachers(args: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    teachers = args["teachers"]
+    if not isinstance(teachers, (list, tuple)) or not teachers:
+        raise ValueError("args.teachers must be a list of the teachers")
+    for teacher in teachers:
+        if not isinstance(teacher, Mapping) or not isinstance(teacher.get("name"), str):
+            raise ValueError("every entry of args.teachers must be a dict with a name")
+    return list(teachers)
+
+
+def _student(
+    args: Mapping[str, Any], teachers: list[Mapping[str, Any]], state: dict[str, Tensor]
+) -> _Student:
+    """Configuration and tensors of the student."""
+    name, overrides = str(args["model"]), dict(args.get("model_kwargs") or {})
+    if name.startswith("eradio"):
+        return _eradio(name, overrides, state)
+    state = {key.replace(".grandma", ".gamma"): tensor for key, tensor in state.items()}
+    tokens = _prefix_tokens(args, teachers)
+    if name in DINO_STUDENTS:
+        fields = dino_architecture(name, overrides)
+        state = {k.removeprefix("inner."): t for k, t in state.items() if k not in _UNUSED_BY_DINO}
+        if args["cpe_max_size"] is None:
+            fields |= {"num_registers": DINO_REGISTERS, "grid_size": DINO_GRID}
+            state = _as_generator(state, DINO_REGISTERS, with_position=1)
+            return _Student(ViTConfig(**fields, positions="dinov2"), state)
+        grid = _grid_size(args, fields["patch_size"])
+        start = None if sum(tokens.values()) == DINO_FEATURE_START else DINO_FEATURE_START
+        fields |= {**tokens, "grid_size": grid, "feature_start": start}
+        return _Student(ViTConfig(**fields), state)
+    return _vit(args, name, overrides, tokens, state)
+
+
+def _vit(
+    args: Mapping[str, Any],
+    name: str,
+    overrides: dict[str, Any],
+    tokens: dict[str, int],
+    state: dict[str, Tensor],
+) -> _Student:
+    architecture = vit_architecture(name, overrides)
+    fields: dict[str, Any] = dict(architecture.shape)
+    averaged = args.get("gp") == "avg"
+    fields["final_norm"] = bool(args.get("model_norm")) and not averaged
+    if averaged:  # the norm of timm's pooled head, which RADIO does not use
+        state = {k: t for k, t in state.items() if not k.startswith("fc_norm.")}
+    if architecture.scaled_norm:
+        state = _scaled_norms(state)
+    if args["cpe_max_size"] is not None:
+        state.pop("reg_token", None)  # replaced by the registers beside the position grid
+        grid = _grid_size(args, fields["patch_size"])
+        own = {side / fields["patch_size"] for side in architecture.image_size} == {grid}
+        fields |= {**tokens, "grid_size": grid, "positions": "grid" if own else "cpe"}
+        return _Student(ViTConfig(**fields), state)
+    height, width = architecture.image_size
+    if height != width:
+        raise ValueError(f"a plain ViT for images of {height}x{width} is not supported")
+    registers = architecture.reg_tokens
+    fields |= {"positions": "fixed", "patch_bias": True}
+    fields["grid_size"] = height // fields["patch_size"]
+    # Official outputs: the mean of the patches beside *all* tokens, or all but the first token.
+    if averaged:
+        fields |= {"summary": "avg", "num_registers": 1 + registers, "feature_start": 0}
+    else:
+        start = 1 if registers else None
+        fields |= {"summary": "first", "num_registers": registers, "feature_start": start}
+    with_position = 0 if architecture.no_embed_class else 1 + registers
+    return _Student(ViTConfig(**fields), _as_generator(state, registers, with_position))
+
+
+def _eradio(name: str, overrides: dict[str, Any], state: dict[str, Tensor]) -> _Student:
+    overrides.pop("weight_init", None)
+    # The final norm is a BatchNorm that no output of RADIO passes.
+    kept = {
+        key: tensor
+        for key, tensor in state.items()
+        if key.rsplit(".", 1)[-1] not in _RECOMPUTED_BY_ERADIO and not key.startswith("norm.")
+    }
+    return _Student(eradio_config(name, **overrides), kept)
+
+
+def _prefix_tokens(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -> dict[str, int]:
+    """Class tokens and registers beside a position grid."""
+    names = {teacher["name"] for teacher in teachers}
+    classes = len(names) if args.get("cls_token_per_teacher", True) else 1
+    registers = int(args.get("cpe_num_registers") or 0)
+    multiple = int(args.get("register_multiple") or 0)
+    if not registers and multiple:
+        registers = multiple - classes % multiple
+    return {"num_cls_tokens": classes, "num_registers": registers}
+
+
+def _with_slots(config: ViTConfig, slots: list[int]) -> ViTConfig:
+    """The registers that a summary head reads, counted as class tokens."""
+    classes = max(config.num_cls_tokens, *(slot + 1 for slot in slots), 1)
+    registers = config.num_prefix_tokens - classes
+    return ViTConfig(**{**vars(config), "num_cls_tokens": classes, "num_registers": registers})
+
+
+def _grid_size(args: Mapping[str, Any], patch_size: int) -> int:
+    grid = round(int(args["cpe_max_size"]) / patch_size)
+    if grid < 1:
+        raise ValueError(f"cpe_max_size {args['cpe_max_size']} is below half a patch")
+    return grid
+
+
+def _summary_idxs(
+    args: Mapping[str, Any],
+    teachers: list[Mapping[str, Any]],
+    backbone: ViTConfig | ERadioConfig,
+) -> tuple[int, ...]:
+    """Positions in the teacher list of the first entry of each name that gives a summary."""
+    several = isinstance(backbone, ViTConfig) and args["cpe_max_size"] is not None
+    if not several or not args.get("cls_token_per_teacher", True):
+        return (0,)
+    first: dict[str, int] = {}
+    for index, teacher in enumerate(teachers):
+        if teacher.get("use_summary", True) is not False:
+            first.setdefault(teacher["name"], index)
+    return tuple(sorted(first.values())) or (0,)
+
+
+def _as_generator(
+    state: dict[str, Tensor], num_registers: int, with_position: int
+) -> dict[str, Tensor]:
+    """A plain ViT's embeddings as those of our patch generator, which computes the same.
+
+    The first `with_position` tokens in front get theirs once and for all; the rest of the
+    position embedding is the grid.
+    """
+    state = dict(state)
+    kernel, positions = state.pop("patch_embed.proj.weight"), state.pop("pos_embed").float()
+    front = [state.pop("cls_token").float()[0]]
+    registers = state.pop("reg_token", state.pop("register_tokens", None))
+    if num_registers:
+        if registers is None:
+            raise ValueError("the student's register tokens are missing")
+        front.append(registers.float()[0])
+    tokens = torch.cat(front)
+    placed = tokens[:with_position] + positions[0, :with_position]
+    tokens = torch.cat([placed, tokens[with_position:]])
+    positions = positions[:, with_position:]
+    generator = "patch_generator."
+    state[f"{generator}embedder.weight"] = kernel.flatten(1)
+    state[f"{generator}embedder.bias"] = state.pop("patch_embed.proj.bias")
+    state[f"{generator}pos_embed"] = positions
+    state[f"{generator}cls_token.token"] = tokens
+    return state
+
+
+def _scaled_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """LayerNorms that multiply their output by 1 / sqrt(block number), as plain ones."""
+    scaled = dict(state)
+    for key, tensor in state.items():
+        path = key.split(".")
+        if path[0] == "blocks" and path[2] in _NORM_BLOCKS:
+            scaled[key] = tensor.float() / math.sqrt(int(path[1]) + 1)
+    return scaled
+
+
+def _constants(conditioner: Mapping[str, Tensor], name: str) -> tuple[float, float, float]:
+    if name not in conditioner or conditioner[name].numel() != 3:
+        raise ValueError(f"the input conditioner has no {name} of three values")
+    red, green, blue = conditioner[name].flatten().tolist()
+    return red, green, blue
+
+
+def _dtype(value: Any) -> str:
+    if value is None:
+        return "float32"
+    if value not in _DTYPES:
+        raise ValueError(f"dtype {value} is not supported; known: {', '.join(_DTYPES.values())}")
+    return _DTYPES[value]
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

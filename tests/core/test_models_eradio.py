@@ -1,0 +1,337 @@
+"""E-RADIO gives the numbers of the released models' format, and can be deployed and compiled."""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from radio_core.config_file import from_mapping, to_mapping
+from radio_core.models.eradio import ERadio, ERadioConfig, ERadioMaps, eradio_config
+
+CASES = ["e_eradio_8x", "e_eradio_8x_neck1", "e_eradio_large_like"]
+PRESETS = [
+    "eradio",
+    "eradio_large_fullres_ws16",
+    "eradio_xxxtiny",
+    "eradio_xxxtiny_8x_ws12",
+    "eradio_xxxtiny_8x_ws16",
+]
+TABLES = ("relative_coords_table", "relative_position_index", "relative_bias")
+
+
+class Golden:
+    """One golden case: a checkpoint in the official container, inputs, and expected outputs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.case: dict[str, Any] = json.loads((folder / "case.json").read_text())
+        self.inputs = load_file(folder / "inputs.safetensors")
+        self.outputs = load_file(folder / "outputs.safetensors")
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            file = torch.load(folder / "checkpoint.pth.tar", weights_only=True)
+        self.state: dict[str, Tensor] = file["state_dict"]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """The calls without adaptors."""
+        return [call for call in self.case["calls"] if not call["load"]]
+
+    def images(self, name: str) -> Tensor:
+        """A normalised input."""
+        mean, std = (self.state[f"input_conditioner.norm_{part}"] for part in ("mean", "std"))
+        return (self.inputs[name].float() / 255 - mean) / std
+
+    def model(self) -> ERadio:
+        """The model, built as the loader does: without memory first, then given the weights."""
+        prefix = "base_model."
+        state = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+        state = {k: v for k, v in state.items() if not k.endswith(TABLES)}
+        args = self.case["args"]
+        with torch.device("meta"):
+            model = ERadio(eradio_config(args["model"], **args["model_kwargs"]))
+        model.load_state_dict(state, assign=True)
+        return model.eval()
+
+
+@pytest.fixture(params=CASES)
+def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
+    return Golden(shared / "reference" / "golden" / request.param)
+
+
+@pytest.fixture(scope="module")
+def large(shared: Path) -> Golden:
+    return Golden(shared / "reference" / "golden" / "e_eradio_large_like")
+
+
+def tiny(**options: Any) -> ERadio:
+    """A model with every feature, with weights and statistics away from their initial values."""
+    sizes = {"depths": [1, 1, 2, 1], "dim": 8, "in_dim": 8, "num_heads": [1, 2, 2, 4]}
+    sizes |= {"window_size": [None, None, 4, 4], "full_features_head_dim": 16, "cpb_mlp_hidden": 8}
+    torch.manual_seed(0)
+    model = ERadio(eradio_config("eradio", **{**sizes, **options}))
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if "running_var" in name:
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    return model.eval()
+
+
+def images(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def named_maps(model: ERadio, x: Tensor) -> dict[str, Tensor]:
+    """Every output of the model under the name that the golden files give it."""
+    output, maps = model(x), model.forward_levels(x)
+    names = {"summary": output.summary.flatten(1), "features": output.features}
+    names |= {"final": maps.after[-1], "full": maps.full, "patch_embed": maps.stem}
+    for i, (before, after) in enumerate(zip(maps.before, maps.after, strict=True)):
+        names |= {f"level{i}_pre": before, f"level{i}_out": after}
+    return names
+
+
+@torch.inference_mode()
+def test_outputs_match_the_golden_case(golden: Golden) -> None:
+    for call in golden.calls:
+        model = golden.model()
+        if "change_window_size" in call.get("pre", ""):
+            model.change_window_size(int(call["id"].removeprefix("window")[0]))
+        found = named_maps(model, golden.images(call["input"]))
+        for name in call["outputs"]:
+            wanted = golden.outputs[f"{call['id']}.{name}"]
+            value = found[name]
+            if wanted.ndim == 3:
+                value = value.flatten(2).transpose(1, 2)
+            tolerance = call.get("tolerance") or golden.case["tolerance"]
+            torch.testing.assert_close(value, wanted, **tolerance, msg=f"{call['id']}.{name}")
+
+
+@torch.inference_mode()
+def test_deploying_right_after_loading_changes_nothing(golden: Golden) -> None:
+    x = golden.images("pad")
+    model = golden.model()
+    wanted = model(x).features
+    assert model.switch_to_deploy() is model
+    assert not any(".bn." in name for name in model.state_dict() if name.startswith("levels"))
+    torch.testing.assert_close(model(x).features, wanted, rtol=0, atol=5e-5)
+    once = model(x).features
+    assert torch.equal(model.switch_to_deploy()(x).features, once)
+
+
+@torch.inference_mode()
+def test_the_window_can_change_after_deploying(large: Golden) -> None:
+    model = large.model().switch_to_deploy()
+    model.change_window_size(2)
+    features = model(large.images("fit")).features.flatten(2).transpose(1, 2)
+    tolerance = large.case["tolerance"]
+    torch.testing.assert_close(features, large.outputs["window2_fit.features"], **tolerance)
+    model.change_window_size(4)
+    features = model(large.images("fit")).features.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(features, large.outputs["fit_NLC.features"], **tolerance)
+
+
+@torch.inference_mode()
+def test_deploying_uses_the_weights_of_that_moment() -> None:
+    model, x = tiny(), images(64, 64)
+    before = model(x).features
+    for name, parameter in model.named_parameters():
+        if "cpb_mlp" in name:
+            parameter.mul_(-3)
+    changed = model(x).features
+    assert not torch.allclose(changed, before, atol=1e-4)
+    torch.testing.assert_close(model.switch_to_deploy()(x).features, changed, rtol=0, atol=1e-5)
+
+
+def test_a_deployed_model_refuses_training_mode() -> None:
+    model = tiny().train().switch_to_deploy()
+    assert not model.training
+    with pytest.raises(ValueError, match="cannot be trained"):
+        model.train()
+    assert not model.eval().training
+
+
+def test_state_holds_no_tables_and_the_batch_counts(golden: Golden) -> None:
+    names = set(golden.model().state_dict())
+    official = {k.removeprefix("base_model.") for k in golden.state if k.startswith("base_model.")}
+    assert names == {name for name in official if not name.endswith(TABLES)}
+
+
+def test_the_optimal_window_divides_the_smallest_map() -> None:
+    model = tiny()
+    sizes = [model.levels[level].blocks for level in (2, 3)]
+    for size, limit, window in ((512, 16, 16), ((768, 1024), 16, 12), (1024, 12, 8), (32, 16, 1)):
+        model.set_optimal_window_size(size, limit)
+        assert [blocks.window_size for blocks in sizes] == [window, window]
+    for size, limit in ((16, 16), (512, 0)):
+        with pytest.raises(ValueError, match="at least"):
+            model.set_optimal_window_size(size, limit)
+    for window in (0, 65):
+        with pytest.raises(ValueError, match="from 1 to 64"):
+            model.change_window_size(window)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sr_ratio": [1, 1, [4, 2, 1], [2, 1]]},
+        {"conv_groups_ratio": -1},
+        {"layer_scale": 0.5},
+        {"neck_start_stage": 3},
+        {"conv_base": False, "conv_groups_ratio": 0.25},
+    ],
+)
+def test_shapes_hold_with_every_option(options: dict[str, Any]) -> None:
+    model, x = tiny(**options), images(96, 160, batch=2)
+    maps = model.forward_levels(x)
+    assert isinstance(maps, ERadioMaps)
+    for i, before in enumerate(maps.before):
+        assert before.shape == (2, 8 << i, 24 >> i, 40 >> i)
+        if i < 3:
+            assert maps.after[i].shape == (2, 16 << i, 12 >> i, 20 >> i)
+    assert maps.after[3] is maps.before[3]
+    output = model(x)
+    patch = model.patch_size
+    assert output.features.shape == (2, model.embed_dim, 96 // patch, 160 // patch)
+    assert output.summary.shape == (2, model.num_summary_tokens, model.embed_dim)
+    torch.testing.assert_close(output.summary[:, 0], output.features.mean((2, 3)))
+    torch.testing.assert_close(model.switch_to_deploy()(x).features, output.features)
+
+
+@torch.inference_mode()
+def test_layer_scale_of_one_is_no_layer_scale() -> None:
+    plain, scaled = tiny(), tiny(layer_scale=1.0)
+    scaled.load_state_dict(plain.state_dict(), strict=False)
+    gammas = [p for name, p in scaled.named_parameters() if "gamma" in name]
+    assert len(gammas) == 2 * 5
+    for gamma in gammas:
+        gamma.fill_(1)
+    x = images(64, 64)
+    assert torch.equal(scaled(x).features, plain(x).features)
+    gammas[0].fill_(0)
+    assert not torch.equal(scaled(x).features, plain(x).features)
+
+
+@torch.inference_mode()
+def test_images_of_a_batch_do_not_see_each_other() -> None:
+    model, x = tiny(), images(96, 64, batch=2)
+    features = model(x).features
+    for i in range(2):
+        torch.testing.assert_close(model(x[i : i + 1]).features, features[i : i + 1])
+
+
+def test_wrong_images_and_windows_are_refused() -> None:
+    model = tiny()
+    with pytest.raises(ValueError, match=r"multiple of 32 .* 64x96"):
+        model(images(72, 90))
+    with pytest.raises(ValueError, match="no windowed"):
+        model(images(64, 64), window_size=4)
+
+
+def test_gradients_reach_every_parameter_in_training() -> None:
+    model = tiny(layer_scale=0.5).train()
+    mean = model.patch_embed.conv_down[0].bn.running_mean.clone()
+    output = model(images(64, 96, batch=2))
+    (output.features.square().mean() + output.summary.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert not torch.equal(model.patch_embed.conv_down[0].bn.running_mean, mean)
+
+
+def test_training_mode_uses_the_statistics_of_the_batch() -> None:
+    model, x = tiny(), images(64, 64, batch=2)
+    with torch.no_grad():
+        wanted = model(x).features
+        assert not torch.allclose(copy.deepcopy(model).train()(x).features, wanted, atol=1e-3)
+        assert torch.equal(model(x).features, wanted)
+
+
+@torch.inference_mode()
+def test_bfloat16_stays_close() -> None:
+    model, x = tiny(), images(64, 64)
+    wanted = model(x).features
+    found = model.bfloat16()(x.bfloat16()).features
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.1 * wanted.std().item())
+
+
+@torch.inference_mode()
+def test_compiled_model_gives_the_same_output() -> None:
+    model, x = tiny(depths=[1, 1, 1, 1]), images(64, 96)
+    wanted = model(x)
+    found = torch.compile(model, fullgraph=True)(x)
+    torch.testing.assert_close(found.features, wanted.features, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.summary, wanted.summary, rtol=1e-4, atol=1e-4)
+
+
+def test_exported_model_gives_the_same_output_for_any_batch() -> None:
+    model = tiny(depths=[1, 1, 1, 1])
+    shapes = ({0: torch.export.Dim("batch", max=64)},)
+    program = torch.export.export(model, (images(64, 96, batch=2),), dynamic_shapes=shapes)
+    x = images(64, 96, batch=3)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x).features, model(x).features)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_config_json(preset: str) -> None:
+    config = eradio_config(preset)
+    text = json.loads(json.dumps(to_mapping(config)))
+    assert next(iter(text.items())) == ("type", "eradio")
+    assert from_mapping(ERadioConfig, text) == config
+    with torch.device("meta"):
+        assert ERadio(config).embed_dim == config.embed_dim
+    assert config.resolution_step == 32
+    assert config.patch_size == (8 if preset.endswith("8x_ws16") else 16)
+
+
+def test_official_options_are_understood() -> None:
+    config = eradio_config(
+        "eradio",
+        window_size=[None, None, [8, 8], 6],
+        sr_ratio=[1, 1, [2, 1], [1]],
+        depths=[1, 2, 3, 4],
+        mlp_ratio=3,
+        return_full_features=True,
+        use_swiglu=False,
+    )
+    assert config.window_sizes == (8, 6)
+    assert config.sr_ratios == ((2, 1), (1,))
+    assert config.depths == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_swiglu": True, "multi_query": True}, "use_swiglu=True, multi_query=True"),
+        ({"return_full_features": False}, "return_full_features=False"),
+        ({"window": 4}, "unknown E-RADIO option 'window'"),
+        ({"window_size": [None, None, [8, 4], 4]}, "share one window size"),
+        ({"window_size": 4}, "list of 4 levels"),
+        ({"window_size": [None, None, 1, 4]}, "window_sizes must be from 2 to 64"),
+        ({"window_size": [None, None, None, 4]}, "window_sizes.0 must be int"),
+        ({"sr_ratio": [1, 1, [3, 2], 1]}, "divide the largest"),
+        ({"sr_ratio": [1, 1, [], 1]}, "sr_ratios of level 2"),
+        ({"depths": [1, 1, 1]}, "depths must be"),
+        ({"depths": [1, 1, 1, 10**9]}, "depths must be from 1 to 128"),
+        ({"dim": 9}, "dim must be even"),
+        ({"dim": 1 << 20}, "dim must be from 2 to 2048"),
+        ({"num_heads": [1, 1, 7, 1]}, "not a multiple of 7 heads"),
+        ({"conv_groups_ratio": 0.3}, "do not divide the width"),
+        ({"conv_groups_ratio": 2}, "conv_groups_ratio must be"),
+        ({"neck_start_stage": 0}, "neck_start_stage must be from 1 to 3"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        eradio_config("eradio", **options)
+    with pytest.raises(ValueError, match="known: eradio, eradio_large_fullres_ws16"):
+        eradio_config("eradio_huge", **options)
