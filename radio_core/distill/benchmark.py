@@ -1,38 +1,19 @@
 """How much of a training step is the mathematics, and how much is the trainer around it."""
 
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from radio_core.bench.timing import Activity, Timing, time_in_turns
 from radio_core.distill.config import GroupConfig, TrainConfig
 from radio_core.distill.distiller import Distiller
 from radio_core.distill.schedule import Step
 from radio_core.distill.step import TrainStep, build_optimizer, view_size
 from radio_core.distill.trainer import choose_device, open_run
 from radio_core.distill.views import ViewBatch, view_loader
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one activity over several repetitions."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle repetition."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, relative to the median."""
-        low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / 2 / self.median
 
 
 @dataclass(frozen=True)
@@ -122,26 +103,12 @@ def _time_group(step: TrainStep, batch: ViewBatch, data: float, repeats: int) ->
         step.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(totals.values())).sum().backward()
 
-    activities: dict[str, Callable[[], object]] = {
+    activities: dict[str, Activity] = {
         "step": lambda: step(batch, step.config.lr),
         "teachers": lambda: step.targets(batch),
         "student": student,
         "optimizer": lambda: step.apply_gradients(step.config.lr),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in activities}
-    for repetition in range(repeats + 2):
-        for name, activity in activities.items():
-            elapsed = _elapsed(activity, step.device)
-            if repetition >= 2:
-                seconds[name].append(elapsed)
-    timings = {name: Timing(tuple(values)) for name, values in seconds.items()}
+    timings = time_in_turns(activities, repeats, device=step.device)
     group = batch.step.group
     return StepTimes(group.name, group.batch_size, Timing((data, data)), **timings)
-
-
-def _elapsed(activity: Callable[[], object], device: torch.device) -> float:
-    began = time.perf_counter()
-    activity()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from radio_core.config_file import from_mapping, to_mapping
 from radio_core.models.config import RadioConfig
+from radio_core.models.weight_files import read_json, read_safetensors
 
 FORMAT = "radio-toolkit"
 FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-MAX_CONFIG_BYTES = 1 << 20
 
 
 def write_checkpoint(
@@ -58,16 +57,7 @@ def read_config(directory: Path) -> RadioConfig:
         ValueError: it is malformed; the message names the field.
     """
     path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"no {CONFIG_FILE} in {directory}: not a saved model")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} has over {MAX_CONFIG_BYTES} bytes: not a configuration")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold a JSON object")
+    data = read_json(path)
     found = (data.pop("format", None), data.pop("format_version", None))
     if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(
@@ -86,13 +76,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         FileNotFoundError: no model.safetensors there.
         ValueError: it is damaged.
     """
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"no {WEIGHTS_FILE} in {directory}: not a saved model")
-    try:
-        stored = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    stored = read_safetensors(directory / WEIGHTS_FILE)
     return {name: t.float() if t.is_floating_point() else t for name, t in stored.items()}
 
 

@@ -4,10 +4,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
 from radio_core.models.eradio import ERadioConfig
 from radio_core.models.vit import ViTConfig
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[DtypeName, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +27,8 @@ class RadioConfig:
         name: name of the model, for people.
         backbone: shape of the student.
         adaptors: every adaptor that the checkpoint has.
-        summary_idxs: the summary tokens that make up the backbone's summary, side by side.
+        summary_idxs: the summary tokens that make up the backbone's summary, side by side; of no
+            effect where the backbone has a single one.
         mean: per-channel mean that the model subtracts, RGB in [0, 1].
         std: per-channel standard deviation that it divides by.
         teachers: names of the teachers that it was distilled from.
@@ -44,21 +54,23 @@ class RadioConfig:
     supports_windows: bool = True
     feature_normalizer: bool = False
     intermediate_normalizer: Literal["shared", "per_layer"] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: DtypeName = "float32"
     licence: str = ""
 
     def __post_init__(self) -> None:
         names = [adaptor.name for adaptor in self.adaptors]
         if len(set(names)) != len(names):
             raise ValueError(f"adaptor names must differ: {', '.join(names)}")
-        tokens = self.num_class_tokens
-        if not self.summary_idxs or not all(0 <= i < tokens for i in self.summary_idxs):
+        tokens = self.backbone.num_summary_tokens
+        if not self.summary_idxs or min(self.summary_idxs) < 0:
+            raise ValueError(f"summary_idxs {self.summary_idxs} must be token indices")
+        if tokens > 1 and max(self.summary_idxs) >= tokens:
             raise ValueError(
                 f"summary_idxs {self.summary_idxs} must be indices of the backbone's {tokens} "
                 "summary tokens"
             )
         for adaptor in self.adaptors:
-            if self.backbone.num_summary_tokens > 1 and (adaptor.token_slot or 0) >= tokens:
+            if tokens > 1 and (adaptor.token_slot or 0) >= tokens:
                 raise ValueError(
                     f"adaptor {adaptor.name}: token_slot {adaptor.token_slot}, but the backbone "
                     f"has {tokens} summary tokens"
@@ -67,11 +79,3 @@ class RadioConfig:
             raise ValueError("an intermediate normalizer needs a transformer backbone")
         if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std positive")
-
-    @property
-    def num_class_tokens(self) -> int:
-        """The tokens that `summary_idxs` counts."""
-        backbone = self.backbone
-        if isinstance(backbone, ViTConfig) and backbone.summary == "first":
-            return backbone.num_cls_tokens
-        return backbone.num_summary_tokens

@@ -1,7 +1,6 @@
 """The parts of E-RADIO: convolutions with BatchNorm, and attention in windows of a map.
 
-Maps are [B, C, H, W]; behind an attention block they lie in memory channels last, a view of its
-tokens.
+Maps are [B, C, H, W], in memory plain or channels last, as the images are.
 """
 
 import math
@@ -107,7 +106,7 @@ class RelativeBias(nn.Module):
 
     def compute(self, window_size: int) -> Tensor:
         """The bias of the present weights, shaped as in `forward`."""
-        weight = self.cpb_mlp[0].weight
+        weight = next(self.cpb_mlp.parameters())
         offsets = torch.arange(1 - window_size, window_size, device=weight.device)
         scaled = offsets.float() * (COORDINATE_RANGE / (self.trained_window_size - 1))
         axis = scaled.sign() * (scaled.abs() + 1).log2() / math.log2(COORDINATE_RANGE)
@@ -118,7 +117,7 @@ class RelativeBias(nn.Module):
         rows, cols = shift[:, None, :, None], shift[None, :, None, :]
         index = (rows * (2 * window_size - 1) + cols).flatten()
         # Selecting columns is several times faster than indexing by rows and cols.
-        bias = by_offset.t().contiguous().index_select(1, index)  # [heads, s**4]
+        bias: Tensor = by_offset.t().contiguous().index_select(1, index)  # [heads, s**4]
         return bias.view(1, -1, window_size**2, window_size**2)
 
 
@@ -201,7 +200,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, window_size: int) -> Tensor:
         """[B, C, H, W] to the same shape; both sides multiples of window_size * ratio cells."""
-        shortcut = x
+        shortcut, layout = x, _memory_format(x)
         if self.pre_conv is not None:
             x = self.pre_conv(x) + x
         x = self.downsample_mixer(self.downsample_op(x))
@@ -211,8 +210,15 @@ class AttentionBlock(nn.Module):
         tokens = tokens + _scaled(self.attn(self.norm1(tokens), window_size), self.gamma1)
         tokens = tokens + _scaled(self.mlp(self.norm2(tokens)), self.gamma2)
         x = windows.to_row_major(windows.join(tokens)).transpose(1, 2).unflatten(2, size)
+        # Tokens are channels last; the convolutions of a plain model are slower on such maps.
+        x = x.contiguous(memory_format=layout)
         x = self.upsample_op(self.upsample(x))
         return 0.5 * (x + shortcut)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    plain = torch.contiguous_format
+    return plain if x.is_contiguous() else torch.channels_last
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

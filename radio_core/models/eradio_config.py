@@ -10,6 +10,7 @@ NUM_LEVELS = 4
 FIRST_ATTENTION_LEVEL = 2
 STEM_STRIDE = 4
 MAX_WINDOW_SIZE = 64
+MAX_RATIO = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,11 @@ class ERadioConfig:
 
     def _check_attention_level(self, level: int) -> None:
         ratios, width, heads = self.ratios(level), self.width(level), self.num_heads[level]
-        if not 1 <= len(ratios) <= 16 or not all(1 <= r <= 64 for r in ratios):
-            raise ValueError(f"sr_ratios of level {level} must be 1 to 16 numbers, not {ratios}")
+        if not 1 <= len(ratios) <= 16 or not all(1 <= r <= MAX_RATIO for r in ratios):
+            raise ValueError(
+                f"sr_ratios of level {level} must be 1 to 16 numbers from 1 to {MAX_RATIO}, "
+                f"not {ratios}"
+            )
         if any(max(ratios) % ratio for ratio in ratios):
             raise ValueError(f"each of sr_ratios {ratios} of level {level} must divide the largest")
         if width % heads:

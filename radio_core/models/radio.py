@@ -17,7 +17,7 @@ from radio_core.models.checkpoint import (
     write_checkpoint,
 )
 from radio_core.models.conditioner import InputConditioner
-from radio_core.models.config import RadioConfig
+from radio_core.models.config import DTYPES, RadioConfig
 from radio_core.models.eradio import ERadio, ERadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
 from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
@@ -74,7 +74,8 @@ class RadioModel(nn.Module):
     @property
     def summary_dim(self) -> int:
         """Width of the backbone's summary."""
-        return self.embed_dim * len(self.config.summary_idxs)
+        several = self.config.backbone.num_summary_tokens > 1
+        return self.embed_dim * (len(self.config.summary_idxs) if several else 1)
 
     @property
     def max_resolution(self) -> int | None:
@@ -237,6 +238,11 @@ class RadioModel(nn.Module):
         """The backbone's summary [B, S' * C] out of its summary tokens [B, S, C]."""
         if summary.shape[1] == 1:
             return summary[:, 0]
+        if max(self.config.summary_idxs) >= summary.shape[1]:
+            raise ValueError(
+                f"the summary is made of tokens {self.config.summary_idxs}, but there are "
+                f"{summary.shape[1]}"
+            )
         return torch.cat([summary[:, i] for i in self.config.summary_idxs], dim=-1)
 
     def _outputs(
@@ -341,7 +347,7 @@ class RadioModel(nn.Module):
         load_strictly(model, state, where)
         for module in (model.backbone, model.feature_normalizer, model.intermediate_normalizer):
             if module is not None:
-                module.to(dtype or getattr(torch, config.dtype))
+                module.to(dtype or DTYPES[config.dtype])
         return model.eval()
 
 

@@ -70,12 +70,6 @@ class SpectralChunks(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(SpectralWeight(part, eps) for part in weight.chunk(chunks))
 
-    def iterate(self, weight: Tensor) -> None:
-        """One power iteration on every part of weight [out, in]."""
-        for part, rows in zip(self.parts, weight.chunk(len(self.parts)), strict=True):
-            if isinstance(part, SpectralWeight):
-                part.iterate(rows)
-
     def forward(self, weight: Tensor) -> Tensor:
         """Weight [out, in] to the reparametrised weight, same shape."""
         rows = weight.chunk(len(self.parts))
@@ -110,19 +104,16 @@ def apply_spectral(
         layer.train(training)
 
 
-def fold_spectral(module: nn.Module, extra_iterations: int = 0) -> nn.Module:
+def fold_spectral(module: nn.Module) -> nn.Module:
     """Replace every spectral reparametrisation inside `module` by its plain weight, in place.
 
     Args:
         module: any module; without reparametrised layers it stays as it is.
-        extra_iterations: power iterations before folding (the released files need one).
 
     Returns:
-        The same module, whose outputs in eval mode are as before (but for extra_iterations).
+        The same module, whose outputs in eval mode are as before.
     """
-    for _, layer, original, spectral in list(_spectral_layers(module)):
-        for _ in range(extra_iterations):
-            spectral.iterate(original.float())
+    for _, layer, _, spectral in list(_spectral_layers(module)):
         spectral.eval()
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return module

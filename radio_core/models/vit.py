@@ -77,8 +77,8 @@ class ViTConfig:
         lowest |= {"feature_start": 0}
         for field in (*bounds, *lowest, "num_global"):
             value, low, high = getattr(self, field), lowest.get(field, 1), bounds.get(field, 2048)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{field} must be from {low} to {high}, not {value}")
+            if value is not None and not (isinstance(value, int) and low <= value <= high):
+                raise ValueError(f"{field} must be from {low} to {high}, not {value!r}")
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"

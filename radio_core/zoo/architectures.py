@@ -18,17 +18,26 @@ _SIZES: dict[str, dict[str, Any]] = {
 _NAME = re.compile(rf"vit_({'|'.join(_SIZES)})_patch(\d{{1,3}})(_v2)?_(\d{{1,4}})")
 _V2 = {"init_values": 1e-5, "reg_tokens": 4, "img_size": 592}
 
+_NONE_IS_DEFAULT = {"img_size", "reg_tokens", "no_embed_class"}
+
 DINO_STUDENTS: dict[str, dict[str, Any]] = {
     "dino_v2_l_student": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "ffn": "mlp"},
     "dino_v2_g_student": {"embed_dim": 1536, "depth": 40, "num_heads": 24, "ffn": "swiglu"},
 }
-DINO_PATCH, DINO_GRID, DINO_REGISTERS = 14, 37, 4
+DINO_PATCH, DINO_REGISTERS = 14, 4
 DINO_FEATURE_START = 5
 """The official wrapper of these students cuts off five tokens, whatever the model has."""
 
 _SHAPE = {"patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values"}
-_NEUTRAL = {"class_token": True, "qkv_bias": True, "qk_norm": False, "pre_norm": False}
-_IGNORED = {"weight_init", "dynamic_img_size", "dynamic_img_pad", "drop_path_rate", "drop_rate"}
+_NEUTRAL: dict[str, Any] = {
+    "class_token": True,
+    "qkv_bias": True,
+    "qk_norm": False,
+    "pre_norm": False,
+}
+_NEUTRAL |= {"dynamic_img_size": False, "dynamic_img_pad": False, "norm_layer": None}
+_IGNORED = {"weight_init", "strict_img_size", "drop_path_rate", "drop_rate"}
+_IGNORED |= {f"{part}_drop_rate" for part in ("attn", "proj", "pos", "patch")}
 
 
 class Architecture(NamedTuple):
@@ -67,7 +76,8 @@ def vit_architecture(name: str, overrides: Mapping[str, Any]) -> Architecture:
         )
     size, patch, second, image = found.groups()
     values = {**_SIZES[size], "patch_size": int(patch), "img_size": int(image)}
-    values |= (_V2 if second else {}) | dict(overrides)
+    given = {k: v for k, v in overrides.items() if v is not None or k not in _NONE_IS_DEFAULT}
+    values |= (_V2 if second else {}) | given
     image_size = values.pop("img_size")
     if isinstance(image_size, int):
         image_size = (image_size, image_size)

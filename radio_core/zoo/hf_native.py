@@ -30,7 +30,8 @@ from radio_core.models.config import RadioConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.vit import LAYER_NORM_EPS, ViTConfig
-from radio_core.zoo.hf_remote import ADAPTORS, SUMMARY_IDXS, read_json, read_tensors
+from radio_core.models.weight_files import read_json
+from radio_core.zoo.hf_remote import ADAPTORS, SUMMARY_IDXS, read_tensors
 
 SIDECAR = "radio_toolkit"
 PREPROCESSOR_FILE = "preprocessor_config.json"

@@ -4,18 +4,16 @@ They hold config.json (with the training arguments as JSON), model.safetensors a
 The Python files are never looked at: the arguments and the renamed tensors say everything.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from radio_core.models.checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE
+from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from radio_core.models.config import DTYPES
+from radio_core.models.weight_files import read_json, read_safetensors
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 24
@@ -33,7 +31,6 @@ HEADS = {"head_mlp": "_heads", "feat_mlp": "_feature_projections"}
 
 ADAPTORS = "radio_model.adaptors."
 SUMMARY_IDXS = "radio_model.summary_idxs"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPE_ARGS = ("dtype", "amp_dtype")
 _FOLDED = {"spectral_reparam": False, "spectral_heads": False, "damp": None}
 
@@ -44,20 +41,16 @@ class RemoteCodeExtras:
 
     Attributes:
         version: name of the release, e.g. "c-radio_v4-h"; empty if unknown.
-        patch_size: pixels of one feature cell; None if unknown.
         max_resolution: longest image side in pixels; None if unknown.
         preferred_resolution: (height, width) in pixels; None if unknown.
         summary_idxs: the class tokens of the summary; they override what the arguments say. None
             where the directory does not have them.
-        adaptor_names: the adaptors that the directory's own loader would run.
     """
 
     version: str = ""
-    patch_size: int | None = None
     max_resolution: int | None = None
     preferred_resolution: tuple[int, int] | None = None
     summary_idxs: tuple[int, ...] | None = None
-    adaptor_names: tuple[str, ...] = ()
 
 
 def is_remote_code(config: Mapping[str, Any]) -> bool:
@@ -83,33 +76,13 @@ def read_remote_code(
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, has unknown keys, or says something impossible.
     """
-    config = read_json(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
+    config = read_json(directory / CONFIG_FILE)
     if not is_remote_code(config):
         raise ValueError(f'{directory / CONFIG_FILE} has no "args": not a RADIO directory')
     tensors = read_tensors(directory)
     indices = tensors.pop(SUMMARY_IDXS, None)
     where = str(directory)
     return _arguments(config["args"], where), _renamed(tensors, where), _extras(config, indices)
-
-
-def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is too large, or no JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    if path.stat().st_size > max_bytes:
-        raise ValueError(f"{path} has over {max_bytes} bytes: not what its name says")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return data
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -123,7 +96,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         ValueError: a file is damaged, or the index does not fit its shards.
     """
     if (directory / WEIGHTS_FILE).is_file():
-        return _load(directory / WEIGHTS_FILE)
+        return read_safetensors(directory / WEIGHTS_FILE)
     if not (directory / INDEX_FILE).is_file():
         raise FileNotFoundError(
             f"no {WEIGHTS_FILE} or {INDEX_FILE} in {directory} (pickled weights are not read here)"
@@ -137,18 +110,11 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
             raise ValueError(f"{directory / INDEX_FILE}: {shard!r} is not a file beside it")
         if not (directory / shard).is_file():
             raise FileNotFoundError(f"{directory / INDEX_FILE} needs {shard}, which is missing")
-        tensors |= _load(directory / shard)
+        tensors |= read_safetensors(directory / shard)
     if tensors.keys() != index.keys():
         different = ", ".join(sorted(tensors.keys() ^ index.keys()))
         raise ValueError(f"{directory / INDEX_FILE} does not fit its files: {different}")
     return tensors
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _arguments(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -200,15 +166,13 @@ def _checkpoint_name(name: str) -> str | None:
 
 
 def _extras(config: Mapping[str, Any], indices: Tensor | None) -> RemoteCodeExtras:
-    size, names = config.get("preferred_resolution"), config.get("adaptor_names") or ()
+    size = config.get("preferred_resolution")
     try:
         return RemoteCodeExtras(
             version=str(config.get("version") or ""),
-            patch_size=_side(config, "patch_size"),
             max_resolution=_side(config, "max_resolution"),
             preferred_resolution=None if size is None else (int(size[0]), int(size[1])),
             summary_idxs=None if indices is None else tuple(indices.long().flatten().tolist()),
-            adaptor_names=(names,) if isinstance(names, str) else tuple(map(str, names)),
         )
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ValueError(f"{CONFIG_FILE} of a RADIO directory is malformed: {error}") from None

@@ -14,8 +14,9 @@ from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config,
 from radio_core.models.config import RadioConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import ViTConfig
+from radio_core.models.weight_files import read_json
 from radio_core.zoo.hf_native import from_native, is_native
-from radio_core.zoo.hf_remote import RemoteCodeExtras, is_remote_code, read_json, read_remote_code
+from radio_core.zoo.hf_remote import RemoteCodeExtras, is_remote_code, read_remote_code
 from radio_core.zoo.hub import fetch_release, fetch_repository
 from radio_core.zoo.official import from_official
 from radio_core.zoo.pickled import read_pickled
@@ -53,7 +54,7 @@ def load_model(
         source: a model that comes with the package ("toy"), a release ("c-radio_v4-h") or its
             short name ("radio_h"), a file (.pth.tar, or .safetensors with config.json beside it),
             a directory (ours, or Hugging Face's older or native layout), or a hub id
-            ("nvidia/C-RADIOv4-H").
+            ("nvidia/C-RADIOv4-H"). A file that has the name of a release's file is that release.
         adaptors: names of the adaptors that `forward` runs besides the backbone.
         window_size: side in patches of the attention windows; None for global attention.
         num_windowed: windowed layers between two global ones, instead of the model's own schedule.

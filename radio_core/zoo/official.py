@@ -5,25 +5,24 @@ Every rename between the two is in this file and in `official_heads`.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from radio_core.models.adaptors import MAX_TOKEN_SLOT
-from radio_core.models.config import RadioConfig
+from radio_core.models.config import DTYPES, DtypeName, RadioConfig
 from radio_core.models.eradio import ERadioConfig, eradio_config
 from radio_core.models.vit import ViTConfig
 from radio_core.zoo.architectures import (
     DINO_FEATURE_START,
-    DINO_GRID,
     DINO_REGISTERS,
     DINO_STUDENTS,
     dino_architecture,
     vit_architecture,
 )
 from radio_core.zoo.official_heads import PREFIXES, adaptors_of
-from radio_core.zoo.parametrized import SpectralOptions, plain_weights
+from radio_core.zoo.parametrized import SpectralOptions, is_first_version, plain_weights
 
 _STUDENT, _CONDITIONER = "base_model.", "input_conditioner."
 _NORMALIZERS = {
@@ -32,7 +31,6 @@ _NORMALIZERS = {
 }
 _UNUSED_BY_DINO = ("input_conditioner.norm_mean", "input_conditioner.norm_std", "inner.mask_token")
 _RECOMPUTED_BY_ERADIO = ("relative_coords_table", "relative_position_index", "relative_bias")
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _NORM_BLOCKS = ("norm1", "norm2")
 
 
@@ -42,7 +40,7 @@ class Translated(NamedTuple):
     Attributes:
         config: what the model is.
         state: the tensors of `RadioModel`, floating ones float32.
-        absent: name -> reason of the adaptors that the checkpoint does not hold in full.
+        absent: name -> reason of the adaptors that cannot be used.
     """
 
     config: RadioConfig
@@ -70,21 +68,22 @@ def from_official(
     """
     try:
         return _translate(args, state)
-    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{where}: its arguments make no sense ({detail})") from None
+        raise ValueError(f"{where}: its arguments or tensors make no sense ({detail})") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
 def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translated:
     parts = _by_component(state)
+    first_version = is_first_version(state)
     student_options = SpectralOptions.from_args(args.get("spectral_reparam"))
-    parts[_STUDENT] = plain_weights(parts[_STUDENT], student_options)
+    parts[_STUDENT] = plain_weights(parts[_STUDENT], student_options, first_version)
     teachers = _teachers(args)
     student = _student(args, teachers, parts[_STUDENT])
     for prefix in PREFIXES.values():
-        parts[prefix] = plain_weights(parts[prefix], SpectralOptions())
+        parts[prefix] = plain_weights(parts[prefix], SpectralOptions(), first_version)
     heads = {p + k: t for p in PREFIXES.values() for k, t in parts[p].items()}
     backbone = student.config
     max_slot = MAX_TOKEN_SLOT  # of students with a single summary token, whatever the slot
@@ -94,22 +93,26 @@ def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translat
     tensors |= {f"backbone.{key}": tensor for key, tensor in student.state.items()}
     for prefix, ours in _NORMALIZERS.items():
         tensors |= {ours + key: tensor for key, tensor in parts[prefix].items()}
+    if isinstance(backbone, ViTConfig):
+        tensors |= _first_layers(tensors, backbone.depth)
     if isinstance(backbone, ViTConfig) and backbone.summary == "cls":
         backbone = _with_slots(backbone, [adaptor.token_slot or 0 for adaptor in adaptors])
     rotation = parts["_intermediate_feature_normalizer."].get("rotation")
-    kind = None if rotation is None else "per_layer" if rotation.ndim == 3 else "shared"
+    kind: Literal["per_layer", "shared"] | None = None
+    if rotation is not None:
+        kind = "per_layer" if rotation.ndim == 3 else "shared"
     config = RadioConfig(
         name=str(args["model"]),
         backbone=backbone,
         adaptors=tuple(adaptors),
-        summary_idxs=_summary_idxs(args, teachers, backbone),
+        summary_idxs=_summary_idxs(args, teachers),
         mean=_constants(parts[_CONDITIONER], "norm_mean"),
         std=_constants(parts[_CONDITIONER], "norm_std"),
         teachers=tuple(dict.fromkeys(teacher["name"] for teacher in teachers)),
         supports_windows=isinstance(backbone, ViTConfig),
         feature_normalizer=bool(parts["_feature_normalizer."]),
-        intermediate_normalizer=kind,  # type: ignore[arg-type]
-        dtype=_dtype(args.get("dtype")),  # type: ignore[arg-type]
+        intermediate_normalizer=kind,
+        dtype=_dtype(args.get("dtype")),
     )
     return Translated(config, {k: _float32(t) for k, t in tensors.items()}, absent)
 
@@ -155,9 +158,9 @@ def _student(
         fields = dino_architecture(name, overrides)
         state = {k.removeprefix("inner."): t for k, t in state.items() if k not in _UNUSED_BY_DINO}
         if args["cpe_max_size"] is None:
-            fields |= {"num_registers": DINO_REGISTERS, "grid_size": DINO_GRID}
-            state = _as_generator(state, DINO_REGISTERS, with_position=1)
-            return _Student(ViTConfig(**fields, positions="dinov2"), state)
+            grid = math.isqrt(state["pos_embed"].shape[1] - 1)
+            fields |= {"num_registers": DINO_REGISTERS, "grid_size": grid, "positions": "dinov2"}
+            return _Student(ViTConfig(**fields), _as_generator(state, grid, DINO_REGISTERS))
         grid = _grid_size(args, fields["patch_size"])
         start = None if sum(tokens.values()) == DINO_FEATURE_START else DINO_FEATURE_START
         fields |= {**tokens, "grid_size": grid, "feature_start": start}
@@ -198,8 +201,7 @@ def _vit(
     else:
         start = 1 if registers else None
         fields |= {"summary": "first", "num_registers": registers, "feature_start": start}
-    with_position = 0 if architecture.no_embed_class else 1 + registers
-    return _Student(ViTConfig(**fields), _as_generator(state, registers, with_position))
+    return _Student(ViTConfig(**fields), _as_generator(state, fields["grid_size"], registers))
 
 
 def _eradio(name: str, overrides: dict[str, Any], state: dict[str, Tensor]) -> _Student:
@@ -238,14 +240,9 @@ def _grid_size(args: Mapping[str, Any], patch_size: int) -> int:
     return grid
 
 
-def _summary_idxs(
-    args: Mapping[str, Any],
-    teachers: list[Mapping[str, Any]],
-    backbone: ViTConfig | ERadioConfig,
-) -> tuple[int, ...]:
+def _summary_idxs(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -> tuple[int, ...]:
     """Positions in the teacher list of the first entry of each name that gives a summary."""
-    several = isinstance(backbone, ViTConfig) and args["cpe_max_size"] is not None
-    if not several or not args.get("cls_token_per_teacher", True):
+    if not args.get("cls_token_per_teacher", True):
         return (0,)
     first: dict[str, int] = {}
     for index, teacher in enumerate(teachers):
@@ -255,12 +252,12 @@ def _summary_idxs(
 
 
 def _as_generator(
-    state: dict[str, Tensor], num_registers: int, with_position: int
+    state: dict[str, Tensor], grid_size: int, num_registers: int
 ) -> dict[str, Tensor]:
     """A plain ViT's embeddings as those of our patch generator, which computes the same.
 
-    The first `with_position` tokens in front get theirs once and for all; the rest of the
-    position embedding is the grid.
+    The end of the position embedding is the grid; what it holds before that is added to the first
+    tokens in front once and for all (none, the class token, or the registers as well).
     """
     state = dict(state)
     kernel, positions = state.pop("patch_embed.proj.weight"), state.pop("pos_embed").float()
@@ -271,6 +268,11 @@ def _as_generator(
             raise ValueError("the student's register tokens are missing")
         front.append(registers.float()[0])
     tokens = torch.cat(front)
+    with_position = positions.shape[1] - grid_size**2
+    if with_position not in (0, 1, len(tokens)):
+        raise ValueError(
+            f"pos_embed has {positions.shape[1]} rows for {grid_size}x{grid_size} patches"
+        )
     placed = tokens[:with_position] + positions[0, :with_position]
     tokens = torch.cat([placed, tokens[with_position:]])
     positions = positions[:, with_position:]
@@ -292,6 +294,15 @@ def _scaled_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return scaled
 
 
+def _first_layers(tensors: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The intermediate normalizer without layers that the student does not have."""
+    prefix = _NORMALIZERS["_intermediate_feature_normalizer."]
+    shared = (
+        {f"{prefix}rotation"} if tensors.get(f"{prefix}rotation", torch.ones(1)).ndim < 3 else ()
+    )
+    return {k: t[:depth] for k, t in tensors.items() if k.startswith(prefix) and k not in shared}
+
+
 def _constants(conditioner: Mapping[str, Tensor], name: str) -> tuple[float, float, float]:
     if name not in conditioner or conditioner[name].numel() != 3:
         raise ValueError(f"the input conditioner has no {name} of three values")
@@ -299,12 +310,11 @@ def _constants(conditioner: Mapping[str, Tensor], name: str) -> tuple[float, flo
     return red, green, blue
 
 
-def _dtype(value: Any) -> str:
-    if value is None:
-        return "float32"
-    if value not in _DTYPES:
-        raise ValueError(f"dtype {value} is not supported; known: {', '.join(_DTYPES.values())}")
-    return _DTYPES[value]
+def _dtype(value: Any) -> DtypeName:
+    for name, dtype in DTYPES.items():
+        if value in (None, dtype):
+            return name
+    raise ValueError(f"dtype {value} is not supported; known: {', '.join(DTYPES)}")
 
 
 def _float32(tensor: Tensor) -> Tensor:

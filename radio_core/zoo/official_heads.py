@@ -36,10 +36,11 @@ def adaptors_of(
 
     Returns:
         The adaptors; their tensors, named as `RadioModel` does; and name -> reason of the
-        adaptors that the file does not hold in full.
+        adaptors that cannot be used, because the file does not hold them in full or they are of
+        an unknown kind.
 
     Raises:
-        ValueError: heads of no known teacher, or of a shape that makes no sense.
+        ValueError: heads of no known teacher.
     """
     _check_owners(teachers, state)
     adaptors: list[AdaptorConfig] = []
@@ -51,7 +52,8 @@ def adaptors_of(
         if name in absent or any(name == adaptor.name for adaptor in adaptors):
             continue
         heads = {side: _head(state, prefix, index, name) for side, prefix in PREFIXES.items()}
-        slot = int(_or(teacher.get("token_slot"), index)) if per_teacher else 0
+        slot = teacher.get("token_slot")
+        slot = 0 if not per_teacher else index if slot is None else int(slot)
         missing = [prefix for side, prefix in PREFIXES.items() if not heads[side]]
         if missing:
             absent[name] = f"the file holds no {' and no '.join(missing)}{index} or {name}"
@@ -59,7 +61,11 @@ def adaptors_of(
         if not 0 <= slot <= max_slot:
             absent[name] = f"it reads token {slot}, but the model has {max_slot + 1}"
             continue
-        adaptors.append(_adaptor(args, teacher, heads, slot))
+        try:
+            adaptors.append(_adaptor(args, teacher, heads, slot))
+        except ValueError as error:  # no reason to refuse the model to who does not ask for it
+            absent[name] = str(error)
+            continue
         for side, head in heads.items():
             tensors |= {f"adaptors.{name}.{_OURS[side]}.{key}": t for key, t in head.items()}
     return adaptors, tensors, absent
@@ -86,13 +92,11 @@ def _adaptor(
     heads: Mapping[str, Mapping[str, Tensor]],
     slot: int,
 ) -> AdaptorConfig:
-    general = _or(args.get("mlp_version"), "v1")
-    spatial = _or(args.get("spatial_mlp_version"), general)
-    upsample = int(_or(teacher.get("fd_upsample_factor"), 1))
-    if upsample < 1:
-        raise ValueError(f"adaptor {teacher['name']}: fd_upsample_factor {upsample}")
-    summary_kind = _or(teacher.get("mlp_version"), general)
-    feature_kind = _or(teacher.get("spatial_mlp_version"), spatial)
+    general = args.get("mlp_version") or "v1"
+    spatial = args.get("spatial_mlp_version") or general
+    upsample = int(teacher.get("fd_upsample_factor") or 1)
+    summary_kind = teacher.get("mlp_version") or general
+    feature_kind = teacher.get("spatial_mlp_version") or spatial
     return AdaptorConfig(
         name=teacher["name"],
         summary=_shape(f"{teacher['name']} summary", heads["summary"], summary_kind, 1),
@@ -124,7 +128,3 @@ def _shape(where: str, head: Mapping[str, Tensor], kind: str, upsample: int) -> 
         hidden_dim=len(head[names[0]]),
         num_inner=len(layers),
     )
-
-
-def _or(value: Any, default: Any) -> Any:
-    return value or default if isinstance(value, str) else default if value is None else value

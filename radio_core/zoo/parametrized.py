@@ -40,17 +40,25 @@ class SpectralOptions:
         return cls(eps, iterations)
 
 
+def is_first_version(state: Mapping[str, Tensor]) -> bool:
+    """Whether the spectral weights of a file, if any, are of the first version."""
+    return not any(name.endswith("._sn_version") for name in state)
+
+
 @torch.no_grad()
-def plain_weights(state: Mapping[str, Tensor], options: SpectralOptions) -> dict[str, Tensor]:
+def plain_weights(
+    state: Mapping[str, Tensor], options: SpectralOptions, first_version: bool = False
+) -> dict[str, Tensor]:
     """The state dict with `<layer>.weight` for every parametrised layer, folded in float32.
 
     A layer is spectral when its scale and vectors are stored, in whole or in chunks of rows;
-    otherwise (damp) its weight is the stored original. A file without any `_sn_version` is of the
-    first version, whose gain is the scale itself.
+    otherwise (damp) its weight is the stored original. In a file of the first version the gain is
+    the scale itself.
 
     Args:
         state: names and tensors as stored.
         options: how to fold.
+        first_version: whether the file is of the first version.
 
     Raises:
         ValueError: parts of a parametrization are missing or have wrong shapes.
@@ -61,13 +69,12 @@ def plain_weights(state: Mapping[str, Tensor], options: SpectralOptions) -> dict
         if _MARK in name:
             layer, _, part = name.partition(_MARK)
             layers.setdefault(layer, {})[part] = tensor
-    first_version = not any(part.endswith("_sn_version") for p in layers.values() for part in p)
     for layer, parts in layers.items():
         if f"{layer}.weight" in plain:
             raise ValueError(f"{layer} has both a weight and a parametrization of it")
         try:
             plain[f"{layer}.weight"] = _folded(layer, parts, first_version, options)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise ValueError(f"the parametrization of {layer}.weight is damaged: {error}") from None
     return plain
 
@@ -77,9 +84,6 @@ def _folded(
 ) -> Tensor:
     """One layer's weight [out, in]."""
     original = parts.pop("original")
-    known = {name for name in parts if name.rsplit(".", 1)[-1] in (*_BUFFERS, "_sn_version")}
-    if set(parts) != known:
-        raise KeyError(f"unknown parts {sorted(set(parts) - known)}")
     if not parts:
         return original
     chunks = 1
@@ -91,9 +95,12 @@ def _folded(
     for index, weight in enumerate(rows):
         prefix = "0." if chunks == 1 else f"0.parts.{index}."
         if any(name.startswith(prefix) for name in parts):
-            scale, u, v = (parts[prefix + name].float() for name in _BUFFERS)
+            scale, u, v = (parts.pop(prefix + name).float() for name in _BUFFERS)
+            parts.pop(f"{prefix}_sn_version", None)
             weight = _fold(weight, scale, u, v, first_version, options)
         folded.append(weight)
+    if parts:
+        raise KeyError(f"unknown parts {', '.join(sorted(parts))}")
     return torch.cat(folded)
 
 

@@ -18,10 +18,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from radio_core.models.weight_files import GET_AGAIN, first_bytes
 from radio_core.zoo import allowed
 from radio_core.zoo.dry_run import DryRun
 
@@ -34,7 +33,6 @@ EMA_OVERRIDES: dict[str, Any] = {"spectral_reparam": False, "spectral_heads": Fa
 """What holds for averaged weights, whatever `args` says of the trained ones."""
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_SOURCE = "get the file again from its original source"
 _LOADING = threading.Lock()  # torch's list of allowed classes is shared by all threads
 
 
@@ -97,50 +95,13 @@ def read_pickled(path: Path) -> OfficialFile:
         ValueError: it is no official checkpoint, is damaged, or asks for more than tensors and
             plain values; nothing in it was executed.
     """
-    head = _head(path)
+    head = first_bytes(path)
     try:
         pickle, records = _unpack(path, head)
         DryRun(records).run(pickle)
         return _official(_load(path))
     except ValueError as error:
-        raise ValueError(f"{path} {error}. Nothing in it was executed; {_SOURCE}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file on the CPU, mapped from it and in its dtypes.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, or no safetensors file.
-    """
-    _head(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}); {_SOURCE}") from None
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; what is plainly no weight file is refused."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; give the checkpoint file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file; give a checkpoint file")
-    with path.open("rb") as file:
-        head = file.read(256)
-    if not head:
-        raise ValueError(f"{path} is empty; {_SOURCE}")
-    if head.startswith(b"version https://git-lfs"):
-        raise ValueError(
-            f"{path} is a git-lfs pointer instead of the weights; run `git lfs pull` in its "
-            f"repository, or {_SOURCE}"
-        )
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(f"{path} is a web page instead of the weights; {_SOURCE}")
-    return head
+        raise ValueError(f"{path} {error}. Nothing in it was executed; {GET_AGAIN}") from None
 
 
 def _unpack(path: Path, head: bytes) -> tuple[bytes, dict[str, int]]:
@@ -232,7 +193,7 @@ def _official(file: object) -> OfficialFile:
     """The parts that matter, checked and made plain."""
     if not isinstance(file, dict):
         raise ValueError(f"is no RADIO checkpoint: it holds a {type(file).__name__}, not a dict")
-    averaged = "state_dict_ema" in file
+    averaged = file.get("state_dict_ema") is not None
     weights = "state_dict_ema" if averaged else "state_dict"
     for key, kind in ((weights, dict), ("args", (argparse.Namespace, dict))):
         if key not in file:

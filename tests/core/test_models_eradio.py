@@ -227,6 +227,16 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
         torch.testing.assert_close(model(x[i : i + 1]).features, features[i : i + 1])
 
 
+@torch.inference_mode()
+def test_the_memory_layout_of_the_images_is_kept() -> None:
+    model, x = tiny(), images(64, 96, batch=2)
+    wanted = model(x).features
+    found = model(x.contiguous(memory_format=torch.channels_last)).features
+    assert wanted.is_contiguous()
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_wrong_images_and_windows_are_refused() -> None:
     model = tiny()
     with pytest.raises(ValueError, match=r"multiple of 32 .* 64x96"):
@@ -263,11 +273,14 @@ def test_bfloat16_stays_close() -> None:
     torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.1 * wanted.std().item())
 
 
+# "inductor" makes the same graph into some 40 kernels; a C++ compiler takes seconds for each.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @torch.inference_mode()
-def test_compiled_model_gives_the_same_output() -> None:
+def test_compiled_model_gives_the_same_output(backend: str) -> None:
+    torch.compiler.reset()
     model, x = tiny(depths=[1, 1, 1, 1]), images(64, 96)
     wanted = model(x)
-    found = torch.compile(model, fullgraph=True)(x)
+    found = torch.compile(model, fullgraph=True, backend=backend)(x)
     torch.testing.assert_close(found.features, wanted.features, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.summary, wanted.summary, rtol=1e-4, atol=1e-4)
 
@@ -320,6 +333,7 @@ def test_official_options_are_understood() -> None:
         ({"window_size": [None, None, None, 4]}, "window_sizes.0 must be int"),
         ({"sr_ratio": [1, 1, [3, 2], 1]}, "divide the largest"),
         ({"sr_ratio": [1, 1, [], 1]}, "sr_ratios of level 2"),
+        ({"sr_ratio": [1, 1, 1, [16, 1]]}, "from 1 to 8"),
         ({"depths": [1, 1, 1]}, "depths must be"),
         ({"depths": [1, 1, 1, 10**9]}, "depths must be from 1 to 128"),
         ({"dim": 9}, "dim must be even"),

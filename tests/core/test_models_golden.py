@@ -97,6 +97,14 @@ def _change_window(model: RadioModel, images: Tensor, pre: str) -> None:
     _eradio(model).change_window_size(int(pre.split("(")[-1].rstrip(")")))
 
 
+def _optimal_window(model: RadioModel, images: Tensor, _: str) -> None:
+    _eradio(model).set_optimal_window_size(tuple(images.shape[-2:]))
+
+
+def _deploy(model: RadioModel, images: Tensor, _: str) -> None:
+    model.switch_to_deploy()
+
+
 def _intermediates(model: RadioModel, images: Tensor, _: str) -> Any:
     return model.forward_intermediates(
         images, [0, -1], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
@@ -112,6 +120,8 @@ STEPS: list[tuple[str, Callable[[RadioModel, Tensor, str], Any]]] = [
     (r"model\.forward_features", _raw),
     (r"outputs of patch_embed", _levels),
     (r"change_window_size\(", _change_window),
+    (r"set_optimal_window_size\(", _optimal_window),
+    (r"switch_to_deploy\(", _deploy),
     (r"radio_model\.forward_intermediates", _intermediates),
     (r"model\.float\(\)", _float),
 ]

@@ -314,7 +314,7 @@ def test_damaged_weights_are_refused_and_nothing_is_executed(
     whole = path.read_bytes()
     for damaged in (whole[:1000], b"", whole + b"x", pickle.dumps(_Bomb())):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match=r"is damaged|is empty"):
             RadioModel.from_pretrained(tmp_path)
     assert not (tmp_path / "bomb-went-off").exists()
     state = load_file_from(whole, path)

@@ -14,7 +14,6 @@ from radio_core import load_model
 from radio_core.models import RadioConfig, RadioModel, ViTConfig
 from radio_core.models.heads import AttentionHead, MLPHead, ReluHead
 from radio_core.zoo.official import from_official
-from radio_core.zoo.parametrized import SpectralOptions, plain_weights
 
 WIDTH, HIDDEN = 32, 12
 TEACHERS = [
@@ -168,10 +167,8 @@ def test_what_does_not_fit_is_listed(change: Callable[[Any], object], message: s
         ({"model_kwargs": {"qk_norm": True}}, "qk_norm"),
         ({"teachers": None}, "list of the teachers"),
         ({"teachers": [{"type": "sam"}]}, "dict with a name"),
-        ({"teachers": [{"name": "../x"}]}, "adaptor"),
         ({"cpe_max_size": "big"}, "big"),
         ({"dtype": torch.float64}, "float64"),
-        ({"mlp_version": "v9"}, "v9"),
         ({"model_kwargs": {"embed_dim": 10**9}}, "embed_dim"),
     ],
 )
@@ -179,6 +176,82 @@ def test_arguments_that_are_not_supported(changes: dict[str, Any], message: str)
     state = student() | head("_heads.0", 5) | head("_feature_projections.0", 5)
     with pytest.raises(ValueError, match=message):
         build(arguments(**changes), state)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "reason"),
+    [
+        ({"name": "../x"}, "bad adaptor name"),
+        ({"name": "keys"}, "reserved"),
+        ({"name": "clip", "mlp_version": "v9"}, "v9"),
+        ({"name": "clip", "fd_upsample_factor": 2}, "5 outputs for an upsampling by 2"),
+        ({"name": "clip", "token_slot": 9}, "reads token 9"),
+        ({"name": "clip", "mlp_version": "v1"}, "should be of kind v1"),
+    ],
+)
+def test_an_adaptor_of_unknown_kind_does_not_cost_the_model(
+    teacher: dict[str, Any], reason: str
+) -> None:
+    state = student() | head("_heads.0", 5) | head("_feature_projections.0", 5)
+    config, tensors, absent = from_official(arguments(teachers=[teacher]), state)
+    assert not RadioModel.from_state(config, tensors, "test").adaptors
+    assert reason in absent[teacher["name"]]
+
+
+def test_empty_kinds_of_heads_mean_the_general_one() -> None:
+    teacher = {"name": "clip", "mlp_version": False, "spatial_mlp_version": ""}
+    teacher |= {"fd_upsample_factor": 0}
+    state = student() | head("_heads.0", 5) | head("_feature_projections.0", 5)
+    args = arguments(teachers=[teacher], spatial_mlp_version=False)
+    (adaptor,) = build(args, state).config.adaptors
+    assert (adaptor.features.kind, adaptor.upsample) == ("v2", 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor"),
+    [
+        ("pos_embed", torch.ones(1, 17, 9)),
+        ("pos_embed", torch.ones(5)),
+        ("pos_embed", torch.ones(1, 30, WIDTH)),
+        ("cls_token", torch.tensor(1.0)),
+        ("patch_embed.proj.weight", torch.ones(WIDTH)),
+    ],
+)
+def test_odd_tensors_of_a_plain_vit_are_an_error(key: str, tensor: Tensor) -> None:
+    kwargs = {"embed_dim": WIDTH, "depth": 1, "num_heads": 2, "img_size": 64}
+    reference = timm.create_model("vit_base_patch16_224", **kwargs, num_classes=0)
+    state = dict(reference.state_dict(prefix="base_model.")) | {f"base_model.{key}": tensor}
+    state |= {k: t for k, t in student().items() if k.startswith("input_conditioner.")}
+    with pytest.raises(ValueError, match=r"pos_embed|make no sense|does not fit"):
+        build(arguments(model_kwargs=kwargs, cpe_max_size=None, model_norm=True), state)
+
+
+def test_the_summary_of_a_plain_vit_is_one_token_whatever_the_teachers() -> None:
+    kwargs = {"embed_dim": WIDTH, "depth": 1, "num_heads": 2, "img_size": 32}
+    reference = timm.create_model("vit_base_patch16_224", **kwargs, num_classes=0)
+    state = dict(reference.state_dict(prefix="base_model."))
+    state |= {k: t for k, t in student().items() if k.startswith("input_conditioner.")}
+    model = build(arguments(model_kwargs=kwargs, cpe_max_size=None, model_norm=True), state)
+    assert model.config.summary_idxs == (0, 1)
+    assert model(torch.rand(1, 3, 32, 32)).summary.shape == (1, model.summary_dim) == (1, WIDTH)
+
+
+def test_a_summary_of_tokens_that_do_not_exist_is_refused() -> None:
+    teachers = [{"name": "a"}, {"name": "a"}, {"name": "a"}, {"name": "b"}]
+    with pytest.raises(ValueError, match=r"summary_idxs \(0, 3\)"):
+        build(arguments(teachers=teachers), student())
+
+
+def test_an_intermediate_normalizer_may_have_more_layers_than_the_student() -> None:
+    state = student()
+    prefix = "_intermediate_feature_normalizer."
+    state |= {f"{prefix}alphas": torch.rand(5), f"{prefix}means": torch.randn(5, WIDTH)}
+    model = build(arguments(), state | {f"{prefix}rotation": torch.randn(WIDTH, WIDTH)})
+    per_layer = build(arguments(), state | {f"{prefix}rotation": torch.randn(5, WIDTH, WIDTH)})
+    for built, shape in ((model, (WIDTH, WIDTH)), (per_layer, (2, WIDTH, WIDTH))):
+        assert built.intermediate_normalizer is not None
+        assert built.intermediate_normalizer.means.shape == (2, WIDTH)
+        assert built.intermediate_normalizer.rotation.shape == shape
 
 
 def test_missing_arguments_are_named() -> None:
@@ -289,46 +362,20 @@ def test_dtype_of_the_checkpoint_counts_unless_another_is_asked_for(tmp_path: Pa
     )
 
 
-def test_a_values_chunk_without_vectors_stays_as_it_is() -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(6, 4)
-    name = "attn.qkv.parametrizations.weight."
-    state = {f"{name}original": weight}
-    for part in range(2):
-        prefix = f"{name}0.parts.{part}."
-        state |= {f"{prefix}scale": torch.ones(1, 1), f"{prefix}_u": torch.randn(2)}
-        state |= {f"{prefix}_v": torch.randn(4), f"{prefix}_sn_version": torch.tensor(2)}
-    folded = plain_weights(state, SpectralOptions(power_iterations=60))["attn.qkv.weight"]
-    torch.testing.assert_close(folded[4:], weight[4:])
+def test_one_version_number_in_the_file_makes_it_the_second_version() -> None:
+    state = checkpoint()
+    layer = "_heads.0.fc1."
+    weight = state.pop(f"{layer}weight")
+    prefix = f"{layer}parametrizations.weight."
+    state |= {f"{prefix}original": weight, f"{prefix}0.scale": torch.ones(1, 1)}
+    state |= {f"{prefix}0._u": torch.randn(HIDDEN), f"{prefix}0._v": torch.randn(WIDTH)}
+    first = build(arguments(), state).adaptors["clip"].summary_head.fc1.weight
+    norm = "base_model.blocks.0.attn.proj."
+    weight = state.pop(f"{norm}weight")
+    prefix = f"{norm}parametrizations.weight."
+    state |= {f"{prefix}original": weight, f"{prefix}0.scale": torch.ones(1, 1)}
+    state |= {f"{prefix}0._u": torch.randn(WIDTH), f"{prefix}0._v": torch.randn(WIDTH)}
+    state[f"{prefix}0._sn_version"] = torch.tensor(2)
+    second = build(arguments(), state).adaptors["clip"].summary_head.fc1.weight
     gain = torch.nn.functional.softplus(torch.tensor(1.0)) + 0.05
-    for rows in (slice(0, 2), slice(2, 4)):
-        sigma = torch.linalg.matrix_norm(weight[rows], 2)
-        torch.testing.assert_close(folded[rows], weight[rows] * gain / sigma, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("fc.parametrizations.weight.0._u"), "damaged"),
-        (lambda s: s.pop("fc.parametrizations.weight.original"), "damaged"),
-        (lambda s: s.update({"fc.weight": torch.ones(2, 2)}), "both a weight"),
-        (lambda s: s.update({"fc.parametrizations.weight.0._u": torch.ones(9)}), "damaged"),
-        (lambda s: s.update({"fc.parametrizations.weight.0.evil": torch.ones(9)}), "damaged"),
-    ],
-)
-def test_damaged_parametrizations(change: Callable[[Any], object], message: str) -> None:
-    prefix = "fc.parametrizations.weight."
-    state = {f"{prefix}original": torch.randn(3, 2), f"{prefix}0.scale": torch.ones(1, 1)}
-    state |= {f"{prefix}0._u": torch.randn(3), f"{prefix}0._v": torch.randn(2)}
-    plain_weights(state, SpectralOptions())
-    change(state)
-    with pytest.raises(ValueError, match=message):
-        plain_weights(state, SpectralOptions())
-
-
-def test_spectral_options() -> None:
-    assert SpectralOptions.from_args(True) == SpectralOptions(1e-6, 1)
-    assert SpectralOptions.from_args({"eps": 1e-4}) == SpectralOptions(1e-4, 1)
-    assert SpectralOptions.from_args({"n_power_iterations": 3}) == SpectralOptions(1e-12, 3)
-    with pytest.raises(ValueError, match="out of range"):
-        SpectralOptions.from_args({"n_power_iterations": 10**9})
+    torch.testing.assert_close(second, first * gain)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from radio_core.models.weight_files import read_safetensors
 from radio_core.zoo import pickled
-from radio_core.zoo.pickled import read_pickled, read_tensors
+from radio_core.zoo.pickled import read_pickled
 
 VALUES = torch.arange(6, dtype=torch.float32)
 
@@ -117,7 +118,7 @@ def test_the_tensors_stay_in_the_file(file: Path, tmp_path: Path) -> None:
     save_file({"w": VALUES}, other)
     kept = (
         read_pickled(save(file, {"w": VALUES.clone().requires_grad_()})).state,
-        read_tensors(other),
+        read_safetensors(other),
     )
     assert str(file) in maps.read_text()
     assert str(other) in maps.read_text()
@@ -162,7 +163,7 @@ def test_the_missing_or_wrong_part_is_named(file: Path, content: object, complai
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_pickled, read_tensors])
+@pytest.mark.parametrize("read", [read_pickled, read_safetensors])
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -183,7 +184,7 @@ def test_what_came_instead_of_the_weights_is_named(
     assert "original source" in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [read_pickled, read_tensors])
+@pytest.mark.parametrize("read", [read_pickled, read_safetensors])
 def test_only_existing_regular_files_are_opened(
     tmp_path: Path, read: Callable[[Path], object]
 ) -> None:
@@ -203,9 +204,9 @@ def test_the_format_before_1_6_is_named(file: Path) -> None:
         read_pickled(file)
 
 
-@pytest.mark.parametrize("read", [read_pickled, read_tensors])
+@pytest.mark.parametrize("read", [read_pickled, read_safetensors])
 def test_a_file_cut_short_anywhere_is_refused(file: Path, read: Callable[[Path], object]) -> None:
-    if read is read_tensors:
+    if read is read_safetensors:
         save_file({"w": VALUES}, file)
     else:
         save(file, {"w": VALUES})
@@ -338,7 +339,7 @@ def test_sizes_are_limited(
 def test_safetensors_are_read_in_their_dtypes(file: Path) -> None:
     stored = {"a": VALUES.bfloat16(), "b": VALUES.long(), "c": torch.zeros(0, 2), "d": VALUES[0]}
     save_file({k: v.clone() for k, v in stored.items()}, file)
-    found = read_tensors(file)
+    found = read_safetensors(file)
     assert found.keys() == stored.keys()
     for key, value in stored.items():
         assert found[key].dtype == value.dtype
@@ -359,4 +360,4 @@ def test_safetensors_are_read_in_their_dtypes(file: Path) -> None:
 def test_a_wrong_safetensors_header_is_refused(file: Path, header: bytes) -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
     with pytest.raises(ValueError, match="damaged or no safetensors file"):
-        read_tensors(file)
+        read_safetensors(file)

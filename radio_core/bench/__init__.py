@@ -1,0 +1,1 @@
+"""How fast things are: measured in turns, with the machine recorded beside the numbers."""

@@ -1,0 +1,98 @@
+"""Timing several activities in turns, and describing the machine that they ran on."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+Name = TypeVar("Name", bound=Hashable)
+Activity = Callable[[], object]
+Watch = Callable[[Iterable[int]], Iterable[int]]
+"""Passes the turns on, and may show how far they are, as `rich.progress.track` does."""
+
+WARMUP_TURNS = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one activity over several repetitions."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle repetition."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, relative to the median."""
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / 2 / self.median
+
+
+def time_in_turns(
+    activities: Mapping[Name, Activity],
+    repeats: int,
+    *,
+    warmup: int = WARMUP_TURNS,
+    device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    watch: Watch = iter,
+) -> dict[Name, Timing]:
+    """Run each activity once a turn, so that a slower moment of the machine hits all alike.
+
+    Args:
+        activities: name -> what to time; what it returns is released after the clock stopped.
+        repeats: measured turns, at least 2.
+        warmup: turns before them that do not count.
+        device: where the activities run; a GPU is waited for.
+        clock: the present time in seconds.
+        watch: see `Watch`.
+
+    Returns:
+        Name -> its `repeats` times.
+    """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2 to have a spread, not {repeats}")
+    seconds: dict[Name, list[float]] = {name: [] for name in activities}
+    for turn in watch(range(warmup + repeats)):
+        for name, activity in activities.items():
+            began = clock()
+            result = activity()
+            _wait_for(device)
+            elapsed = clock() - began
+            del result
+            if turn >= warmup:
+                seconds[name].append(elapsed)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def _wait_for(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a number depends on besides the program: processor, device, threads and versions."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name as Linux tells it, elsewhere what Python knows."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

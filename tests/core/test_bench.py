@@ -1,0 +1,305 @@
+"""`radio bench throughput` and `radio bench load`: what they measure, not how fast it is."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from radio_core import cli
+from radio_core.bench.bare import bare_vit
+from radio_core.bench.loading import read_and_touch, write_official_vit
+from radio_core.bench.throughput import Case, check_baseline, compare, parse_cases
+from radio_core.bench.timing import Timing, time_in_turns
+from radio_core.models import RadioConfig, RadioModel, vit_config
+from radio_core.zoo.load import load_model
+
+Radio = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def radio(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Radio:
+    """Run `radio bench` with the arguments; returns the exit code and all that was printed."""
+    monkeypatch.delenv("RADIO_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "4000")
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        code = cli.main(["bench", *map(str, arguments)])
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    return run
+
+
+@pytest.fixture
+def keep_threads() -> Iterator[None]:
+    """Give torch the number of threads back that it had."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def plain(**overrides: Any) -> RadioModel:
+    """A tiny ViT of the kind that the releases are."""
+    torch.manual_seed(0)
+    shape = {"embed_dim": 32, "depth": 2, "num_heads": 2, "grid_size": 8, **overrides}
+    backbone = vit_config("base", **shape)
+    model = RadioModel(RadioConfig(backbone=backbone)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_activities_take_turns_and_the_warm_up_does_not_count() -> None:
+    now, calls = 0.0, []
+
+    def activity(name: str, seconds: list[float]) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal now
+            calls.append(name)
+            now += seconds[calls.count(name) - 1]
+
+        return run
+
+    activities = {"a": activity("a", [9, 1, 2, 6]), "b": activity("b", [9, 3, 3, 3])}
+    timings = time_in_turns(activities, 3, warmup=1, clock=lambda: now)
+    assert calls == ["a", "b"] * 4
+    assert timings == {"a": Timing((1, 2, 6)), "b": Timing((3, 3, 3))}
+    assert timings["a"].median == 2
+    assert timings["b"].spread == 0
+
+
+def test_one_repetition_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        time_in_turns({"a": lambda: None}, 1)
+
+
+def test_ratios_divide_by_the_baseline_of_the_same_batch_and_by_the_bare_engines() -> None:
+    slow = Case(model="random:huge", height=64, width=64)
+    base = Case(model="random:base", height=64, width=64)
+    products = Case(model="random:base", height=64, width=64, engine="products")
+    batched = Case(model="random:base", height=64, width=64, batch_size=4)
+    seconds = {slow: 6.0, base: 2.0, products: 1.0, batched: 5.0}
+    timings = {case: Timing((value, value)) for case, value in seconds.items()}
+    rows = {row.case: row for row in compare(timings, "random:base@64", {slow: 12.0})}
+    assert rows[slow].ratios == {"random:base@64": 3.0, "earlier": 0.5}
+    assert rows[base].ratios == {"products": 2.0}
+    assert rows[products].ratios == {"random:base@64": 0.5}
+    assert rows[batched].ratios == {}
+    assert rows[batched].images_per_second == pytest.approx(0.8)
+
+
+def test_a_case_is_named_as_it_is_typed() -> None:
+    typed = ["a", "random:base@32x64", "org/model@64+w4", "dir/x@1+w0", "b+w2"]
+    cases = parse_cases(typed, ["16"], [1, 3], window_size=8)
+    assert [case.name for case in cases if case.batch_size == 3] == [
+        "a@16+w8",
+        "random:base@32x64+w8",
+        "org/model@64+w4",
+        "dir/x@1",
+        "b@16+w2",
+    ]
+    assert {(case.height, case.width) for case in cases} == {(16, 16), (32, 64), (64, 64), (1, 1)}
+    (scheduled,) = parse_cases(["b@32+w2/5"], ["16"], [1])
+    assert (scheduled.window_size, scheduled.num_windowed, scheduled.name) == (2, 5, "b@32+w2/5")
+    assert parse_cases(["a"], ["16", "32x48"], [1])[1].name == "a@32x48"
+
+
+@pytest.mark.parametrize(
+    ("models", "resolutions", "batch", "message"),
+    [
+        (["random:basse"], ["16"], 1, "unknown shape 'random:basse'; known: .*random:base.*eradio"),
+        (["a"], ["big"], 1, "HEIGHTxWIDTH in pixels, not 'big'"),
+        (["a"], ["16"], 0, "batch size must be at least 1"),
+        ([""], ["16"], 1, r"not MODEL\[@RESOLUTION\]"),
+    ],
+)
+def test_wrong_cases_say_what_is_known(
+    models: list[str], resolutions: list[str], batch: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_cases(models, resolutions, [batch])
+
+
+def test_a_baseline_that_is_not_measured_lists_the_names() -> None:
+    with pytest.raises(ValueError, match="measured: a@16, b@16"):
+        check_baseline("a", parse_cases(["a", "b"], ["16"], [1, 2]))
+
+
+@pytest.mark.parametrize("num_registers", [0, 3])
+@pytest.mark.parametrize("size", [(48, 80), (128, 128)])
+@torch.inference_mode()
+def test_bare_calls_compute_what_the_model_computes(
+    num_registers: int, size: tuple[int, int]
+) -> None:
+    model = plain(num_registers=num_registers, num_cls_tokens=2)
+    images = torch.rand(2, 3, *size)
+    tokens = bare_vit(model, 2, *size).tokens(images)
+    output = model(images)
+    start = 2 + num_registers
+    torch.testing.assert_close(tokens[:, 0], output.summary, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens[:, start:], output.features, atol=1e-5, rtol=1e-5)
+
+
+def test_bare_products_call_every_matrix_product_and_attention_of_the_model() -> None:
+    model = plain()
+    images = torch.rand(1, 3, 48, 80)
+    vit = bare_vit(model, 1, 48, 80)
+    tokens = torch.randn(1, 1 + 15, 32)
+    assert _products(lambda: vit.products(images, tokens)) == _products(lambda: model(images))
+
+
+@torch.inference_mode()
+def _products(run: Callable[[], object]) -> list[tuple[str, str]]:
+    """The products that a function calls, with the shapes of what goes in, in their order."""
+    with torch.profiler.profile(record_shapes=True) as profile:
+        run()
+    wanted = ("aten::mm", "aten::addmm", "aten::scaled_dot_product_attention")
+    events = (event for event in profile.events() if event.name in wanted)
+    return [(event.name, str(event.input_shapes)) for event in events]
+
+
+@pytest.mark.parametrize("overrides", [{"init_values": 0.1}, {"stem": "conv"}, {"ffn": "swiglu"}])
+def test_other_backbones_have_no_bare_version(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="plain ViTs only"):
+        bare_vit(plain(**overrides), 1, 32, 32)
+
+
+def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
+    radio: Radio, tmp_path: Path, keep_threads: None
+) -> None:
+    plain().save_pretrained(tmp_path / "model")
+    model, file = f"{tmp_path / 'model'}", tmp_path / "out" / "first.json"
+    arguments = ["throughput", f"{model}@64", f"{model}@64+w2", "random:tiny@32x64"]
+    arguments += ["--repeats", "2", "--threads", "1", "--bare", "--baseline", f"{model}@64"]
+    code, output = radio(*arguments, "--json", file)
+    assert code == 0, output
+    first = json.loads(file.read_text())
+    assert first["settings"] == {"repeats": 2, "dtype": "float32", "deploy": False}
+    assert first["machine"]["threads"] == 1
+    assert first["machine"]["torch"] == torch.__version__
+    assert first["machine"].keys() >= {"device", "cpu", "python", "system"}
+    rows = {(row["name"], row["engine"]): row for row in first["rows"]}
+    assert list(rows) == [
+        (f"{model}@64", "products"),
+        (f"{model}@64", "bare"),
+        (f"{model}@64", "eager"),
+        (f"{model}@64+w2", "eager"),
+        ("random:tiny@32x64", "eager"),
+    ]
+    row = rows[f"{model}@64+w2", "eager"]
+    assert (row["model"], row["height"], row["width"]) == (model, 64, 64)
+    assert (row["window_size"], row["batch_size"]) == (2, 1)
+    assert row["ms"] > 0
+    assert row["spread_percent"] >= 0
+    assert row["images_per_second"] == pytest.approx(1000 / row["ms"], rel=0.1)
+    assert list(row["ratios"]) == [f"{model}@64"]
+    assert list(rows[f"{model}@64", "eager"]["ratios"]) == ["products", "bare"]
+    assert "time / products" in output
+
+    again = tmp_path / "second.json"
+    arguments[arguments.index("2")] = "3"
+    code, output = radio(*arguments, "--against", file, "--json", again)
+    assert code == 0, output
+    assert f"repeats was 2 in {file}, now 3" in output
+    for row in json.loads(again.read_text())["rows"]:
+        before = rows[row["name"], row["engine"]]["ms"]
+        assert row["ratios"]["earlier"] == pytest.approx(row["ms"] / before, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name at least one model"),
+        (["random:basse"], 2, "known: random:tiny"),
+        (["random:tiny@64", "--baseline", "x"], 2, "measured: random:tiny@64"),
+        (["random:tiny", "--repeats", "1"], 2, "--repeats must be at least 2"),
+        (["random:tiny", "--threads", "0"], 2, "--threads must be at least 1"),
+        (["random:tiny", "--device", "toaster"], 2, "unknown device 'toaster'"),
+        (["random:tiny@60"], 1, "nearest size that it takes is 64x64"),
+        (["random:tiny@64+w3"], 1, "nearest size that it takes is 72x72"),
+        (["random:eradio_xxxtiny@64+w2"], 1, "no windowed mode"),
+        (["random:eradio_xxxtiny@48x64"], 1, "nearest size that it takes is 64x64"),
+        (["no_such_model"], 1, "no_such_model"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_before_measuring(
+    radio: Radio, arguments: list[str], code: int, message: str
+) -> None:
+    found, output = radio("throughput", *arguments)
+    assert (found, message in output) == (code, True), output
+    assert "Traceback" not in output
+
+
+def test_against_another_kind_of_file_is_an_error(radio: Radio, tmp_path: Path) -> None:
+    for content in ("{}", "not json", '{"rows": [{"name": "x"}]}'):
+        (tmp_path / "other.json").write_text(content)
+        code, output = radio("throughput", "random:tiny", "--against", tmp_path / "other.json")
+        assert code == 1
+        assert "other.json is no result of radio bench throughput" in output
+
+
+def test_deploy_fuses_what_only_training_needs(
+    radio: Radio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed: list[RadioModel] = []
+    deploy = RadioModel.switch_to_deploy
+
+    def count(model: RadioModel) -> RadioModel:
+        deployed.append(model)
+        return deploy(model)
+
+    monkeypatch.setattr(RadioModel, "switch_to_deploy", count)
+    arguments = ["throughput", "random:eradio_xxxtiny@64", "--repeats", "2"]
+    assert radio(*arguments)[0] == 0
+    assert deployed == []
+    assert radio(*arguments, "--deploy")[0] == 0
+    assert len(deployed) == 1
+
+
+def test_load_measures_a_file_and_its_floor(radio: Radio, tmp_path: Path) -> None:
+    path, file = tmp_path / "vit.pth.tar", tmp_path / "out.json"
+    write_official_vit(plain(), path)
+    code, output = radio("load", path, "--repeats", "2", "--json", file)
+    assert code == 0, output
+    result = json.loads(file.read_text())
+    assert result["file_bytes"] == path.stat().st_size
+    assert result["ratio"] == pytest.approx(result["load_ms"] / result["floor_ms"], rel=0.1)
+    assert result.keys() >= {"machine", "settings", "load_spread_percent", "floor_spread_percent"}
+
+
+def test_the_official_file_that_is_written_loads_as_the_same_model(tmp_path: Path) -> None:
+    model, path = plain(), tmp_path / "vit.pth.tar"
+    write_official_vit(model, path)
+    images = torch.rand(1, 3, 48, 64)
+    expected, found = model(images), load_model(path)(images)
+    torch.testing.assert_close(found.summary, expected.summary)
+    torch.testing.assert_close(found.features, expected.features)
+
+
+def test_the_floor_reads_every_tensor(tmp_path: Path) -> None:
+    model, path = plain(), tmp_path / "vit.pth.tar"
+    write_official_vit(model, path)
+    conditioner = [model.conditioner.norm_mean, model.conditioner.norm_std]
+    tensors = [*model.backbone.state_dict().values(), *conditioner]
+    assert read_and_touch(path) == pytest.approx(sum(float(t.sum()) for t in tensors), rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [{"num_registers": 1}, {"patch_size": 8}])
+def test_only_a_plain_vit_is_written(overrides: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one prefix token"):
+        write_official_vit(plain(**overrides), tmp_path / "vit.pth.tar")
+
+
+def test_loading_a_missing_file_is_an_error(radio: Radio, tmp_path: Path) -> None:
+    code, output = radio("load", tmp_path / "none.pth.tar")
+    assert code == 1
+    assert "none.pth.tar" in output
+
+
+def test_an_unknown_benchmark_lists_the_known_ones(radio: Radio) -> None:
+    code, output = radio("speed")
+    assert code == 2
+    assert "known: throughput, load, train-step" in output
