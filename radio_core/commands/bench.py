@@ -1,6 +1,7 @@
-"""Measure speed: radio bench {throughput,load,train-step}.
+"""Measure speed: radio bench {throughput,sam,load,train-step}.
 
 radio bench throughput MODEL[@RESOLUTION][+wWINDOW] ...   images/s of models
+radio bench sam [NAME ...]                                SAM's encoders, and RADIO in their place
 radio bench load [FILE]                                   load_model against reading the file
 radio bench train-step [RECIPE] [--field value ...]       a training step and its parts
 
@@ -16,11 +17,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from radio_core.bench.loading import bench_load, write_official_vit
+from radio_core.bench.sam import BASELINE, PAPER_MODELS, bench_sam
 from radio_core.bench.throughput import (
     Throughput,
     check_baseline,
@@ -29,9 +32,11 @@ from radio_core.bench.throughput import (
     parse_cases,
     read_medians,
 )
-from radio_core.bench.timing import machine
+from radio_core.bench.timing import Timing, machine
 from radio_core.commands import UsageError, parse
 from radio_core.models import RadioConfig, RadioModel, vit_config
+
+_SPREAD = "medians; the spread is half the distance of the quartiles"
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -72,6 +77,32 @@ class ThroughputOptions:
     """Name of a measured model, e.g. random:base@512: the others' times are divided by its."""
     against: Path | None = None
     """JSON file of an earlier run, to divide by its times."""
+    json: Path | None = None
+    """Write the results to this file."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.repeats, self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamOptions:
+    """Seconds an image of SAM's image encoders and of RADIO in their place, as in Table 8.
+
+    All have random weights and end behind SAM's neck; they run in turns.
+    """
+
+    encoders: Annotated[tuple[str, ...], tyro.conf.Positional] = PAPER_MODELS
+    """sam-b, sam-l, sam-h, radio-b, radio-l, radio-h, e-radio-l; radio-h+w8 attends in windows."""
+    resolution: int = 1024
+    """Side of the square image in pixels."""
+    repeats: int = 5
+    """Measured turns, after one for warming up."""
+    threads: int | None = None
+    """CPU threads; torch's own choice if None."""
+    device: str = "cpu"
+    """Where the encoders run: cpu, cuda, cuda:1."""
+    dtype: Dtype = "float32"
+    """Of the encoders."""
     json: Path | None = None
     """Write the results to this file."""
 
@@ -143,23 +174,53 @@ def _throughput(argv: list[str]) -> int:
 
 def throughput_table(rows: Sequence[Throughput]) -> Table:
     """One row a case, and a column for each baseline."""
-    table = Table(title="medians (spread: half the quartile distance); ratios of times")
-    baselines = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    for column in ("model", "engine", "batch", "ms", "images/s"):
-        table.add_column(column)
-    for name in baselines:
-        table.add_column(f"time / {name}")
+    names = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    headings = {name: f"time /\n{name}" for name in names}
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_SPREAD)
+    table.add_column("model", overflow="fold")
+    for column in ("batch", "ms", "images/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for heading in headings.values():
+        table.add_column(heading, justify="right", overflow="fold")
     for row in rows:
-        ratios = (f"{row.ratios[name]:.3f}" if name in row.ratios else "" for name in baselines)
+        engine = "" if row.case.engine == "eager" else f" ({row.case.engine})"
         table.add_row(
-            row.case.name,
-            row.case.engine,
+            row.case.name + engine,
             str(row.case.batch_size),
-            f"{1000 * row.timing.median:.1f} ±{100 * row.timing.spread:.1f}%",
+            _milliseconds(row.timing),
             f"{row.images_per_second:.2f}",
-            *ratios,
+            *(f"{row.ratios[name]:.3f}" if name in row.ratios else "" for name in names),
         )
     return table
+
+
+def _milliseconds(timing: Timing) -> str:
+    return f"{1000 * timing.median:.1f} ±{100 * timing.spread:.1f}%"
+
+
+def _sam(argv: list[str]) -> int:
+    options = parse(SamOptions, argv, prog="radio bench sam")
+    device = _device(options.device)
+    _set_threads(options.threads)
+    rows = bench_sam(
+        options.encoders,
+        resolution=options.resolution,
+        repeats=options.repeats,
+        device=device,
+        dtype=getattr(torch, options.dtype),
+        watch=_progress,
+    )
+    settings = {f: getattr(options, f) for f in ("resolution", "repeats", "dtype")}
+    result = {"machine": machine(device), "settings": settings}
+    _write_json(options.json, result | {"rows": [row.as_json() for row in rows]})
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), caption=_SPREAD)
+    for column in ("encoder", "ms an image", f"speed / {BASELINE}", "paper, on a GPU"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        ratios = ("" if r is None else f"{r:.2f}" for r in (row.speedup, row.paper_speedup))
+        table.add_row(row.name, _milliseconds(row.timing), *ratios)
+    Console().print(table)
+    return 0
 
 
 def _warn_of_differences(result: dict[str, Any], path: Path) -> None:
@@ -288,6 +349,7 @@ def _write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 _BENCHES: dict[str, Callable[[list[str]], int]] = {
     "throughput": _throughput,
+    "sam": _sam,
     "load": _load,
     "train-step": _train_step,
 }

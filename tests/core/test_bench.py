@@ -1,7 +1,9 @@
-"""`radio bench throughput` and `radio bench load`: what they measure, not how fast it is."""
+"""`radio bench throughput`, `sam` and `load`: what they measure, not how fast it is."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from radio_core import cli
+from radio_core.bench import sam as bench_sam
 from radio_core.bench.bare import bare_vit
 from radio_core.bench.loading import read_and_touch, write_official_vit
 from radio_core.bench.throughput import Case, check_baseline, compare, parse_cases
@@ -197,7 +200,7 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
     assert row["images_per_second"] == pytest.approx(1000 / row["ms"], rel=0.1)
     assert list(row["ratios"]) == [f"{model}@64"]
     assert list(rows[f"{model}@64", "eager"]["ratios"]) == ["products", "bare"]
-    assert "time / products" in output
+    assert "(products)" in output
 
     again = tmp_path / "second.json"
     arguments[arguments.index("2")] = "3"
@@ -302,4 +305,39 @@ def test_loading_a_missing_file_is_an_error(radio: Radio, tmp_path: Path) -> Non
 def test_an_unknown_benchmark_lists_the_known_ones(radio: Radio) -> None:
     code, output = radio("speed")
     assert code == 2
-    assert "known: throughput, load, train-step" in output
+    assert "known: throughput, sam, load, train-step" in output
+
+
+def test_sam_encoders_in_turns_with_ratios_to_the_baseline(
+    radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    small = replace(bench_sam.SAM_MODELS["sam-b"], embed_dim=32, depth=2, num_heads=2)
+    monkeypatch.setattr(bench_sam, "SAM_MODELS", {"sam-h": replace(small, global_blocks=(1,))})
+    vit = vit_config("base", embed_dim=32, depth=2, num_heads=2, grid_size=8)
+    monkeypatch.setattr(bench_sam, "RADIO_MODELS", {"radio-h": lambda: vit})
+    out = tmp_path / "sam.json"
+    names = ("sam-h", "radio-h", "radio-h+w2")
+    code, text = radio("sam", *names, "--resolution", 64, "--repeats", 2, "--json", out)
+    assert code == 0
+    assert all(name in text for name in names)
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == list(names)
+    for name, row in rows.items():
+        assert row["speedup"] == pytest.approx(rows["sam-h"]["ms"] / row["ms"], rel=0.01), name
+    assert rows["sam-h"]["paper_speedup"] == 1
+    assert rows["radio-h"]["paper_speedup"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sam-x", "unknown encoder 'sam-x'; known: sam-b"),
+        ("sam-h+w8", "unknown encoder"),
+        ("e-radio-l+w8", "windows of its own"),
+    ],
+)
+def test_unknown_sam_encoders(name: str, message: str) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        bench_sam.bench_sam([name], resolution=64, repeats=2, device=torch.device("cpu"))
