@@ -15,7 +15,8 @@ from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
 from radio_core.zoo.releases import find_release
 from radio_eval.eval_model import EvalModel, ImageText
-from radio_sam.swap import swap_image_encoder
+from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
+from radio_sam.swap import ImageSize, swap_image_encoder
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -26,6 +27,7 @@ DEFAULT_SIZE = 224
 RANDOM = "random:"
 TEACHER_FORMS = ("open_clip:", "dinov2:", "sam:")
 SAM_ADAPTOR = "sam"
+SAM_TEACHER = "sam:"
 
 
 def from_radio(
@@ -137,24 +139,21 @@ def random_like(radio: RadioModel, seed: int = 0) -> RadioModel:
         return RadioModel(radio.config).eval()
 
 
-def load_eval_model(source: str, sam: str = "toy-sam") -> EvalModel:
+def load_eval_model(source: str, sam: str = TOY_SAM) -> EvalModel:
     """Find a model by what a user calls it.
 
     Args:
         source: whatever `load_model` takes ("toy", "radio_h", a file or folder), a teacher as
             `load_teacher` takes it ("toy-clip", "dinov2:..."), or "random:PRESET" for random
             weights ("random:tiny").
-        sam: name of the SAM teacher whose neck and decoder go behind a RADIO model.
+        sam: whose neck and decoder go behind a RADIO model; see `radio_sam.load_radio_sam`.
 
     Raises:
         ValueError: nothing of that name; the message lists the known ones.
     """
 
     def base_sam() -> "Sam":
-        teacher = load_teacher(sam)
-        if not isinstance(teacher, SamTeacher):
-            raise ValueError(f"teacher {sam!r} is no Segment Anything model")
-        return teacher.sam
+        return load_radio_sam(ORIGINAL, sam)
 
     if source.startswith(RANDOM):
         config = RadioConfig(backbone=vit_config(source.removeprefix(RANDOM)))
@@ -172,4 +171,49 @@ def load_eval_model(source: str, sam: str = "toy-sam") -> EvalModel:
         f"unknown model {source!r}; known: {', '.join((*BUNDLED, *TOY_TEACHERS))}, random:tiny, "
         f"{', '.join(form + '...' for form in TEACHER_FORMS)}, the releases (see `radio models`), "
         "or an existing file or folder with a model"
+    )
+
+
+def load_sam_model(
+    source: str,
+    sam: str = TOY_SAM,
+    *,
+    window_size: int | None = None,
+    image_size: ImageSize | None = None,
+    skip_padding: bool = False,
+    device: str | torch.device = "cpu",
+) -> EvalModel:
+    """A model for SAM's evaluation alone.
+
+    Args:
+        source: as `load_eval_model` takes it, or "sam" for the original of `sam`.
+        sam: an official checkpoint ("vit_h:FILE", or the file alone), a directory, or "toy-sam".
+        window_size: see `radio_sam.swap_image_encoder`, as the next two.
+        image_size: of the padded input.
+        skip_padding: do not compute the padding.
+        device: where it runs.
+
+    Raises:
+        ValueError: nothing of that name, or options that do not fit.
+    """
+    is_sam = source in (ORIGINAL, TOY_SAM) or source.startswith(SAM_TEACHER)
+    if not is_sam and (source in TOY_TEACHERS or source.startswith((*TEACHER_FORMS, RANDOM))):
+        return load_eval_model(source)  # it has no decoder, and is refused by that
+    if is_sam:
+        sam = sam if source == ORIGINAL else source.removeprefix(SAM_TEACHER)
+    model = load_radio_sam(
+        ORIGINAL if is_sam else source,
+        sam,
+        SAM_ADAPTOR,
+        window_size,
+        image_size,
+        skip_padding,
+        device,
+    )
+    release = find_release(source)
+    return EvalModel(
+        name=Path(source).name if release is None else release.name,
+        image_size=int(model.image_encoder.img_size),
+        resize_step=1,
+        sam=lambda: model,
     )

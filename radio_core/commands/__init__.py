@@ -6,6 +6,7 @@ A command is ``main(argv: list[str]) -> int`` and is named in the entry point gr
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -59,7 +60,7 @@ def parse(
         args=rest,
         prog=prog,
         default=tyro.MISSING_NONPROP if default is None else default,
-        description=f"{config.__doc__ or ''}\n\n{_CONFIG_NOTE}",
+        description=f"{inspect.getdoc(config) or ''}\n\n{_CONFIG_NOTE}",
         return_unknown_args=True,
     )
     if unknown:

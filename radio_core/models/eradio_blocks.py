@@ -32,7 +32,8 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_dim, H, W] to [B, out_dim, H / stride, W / stride]."""
-        out: Tensor = self.bn(self.conv(x))
+        conv = self.conv
+        out: Tensor = self.bn(_as_product(conv, x) if _weight_dominates(conv, x) else conv(x))
         return out
 
     def fold(self) -> None:
@@ -40,6 +41,29 @@ class ConvBN(nn.Module):
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()
+
+
+def _weight_dominates(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the weight is far larger than all patches of the map, and x is on a CPU.
+
+    There a convolution rearranges its weight on every call, which then costs more than cutting
+    the patches out: 77 ms against 60 for 1536 channels at 16 x 16 cells.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or conv.groups != 1:
+        return False
+    cells = x.shape[0] * x.shape[2] * x.shape[3] // conv.stride[0] ** 2
+    return conv.out_channels > 2 * cells
+
+
+def _as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The same convolution as one matrix product on the patches of the map."""
+    rows, cols = (-(-side // conv.stride[0]) for side in x.shape[2:])
+    padding = conv.kernel_size[0] // 2
+    patches = F.unfold(x, conv.kernel_size, padding=padding, stride=conv.stride)
+    out: Tensor = conv.weight.flatten(1) @ patches
+    if conv.bias is not None:
+        out = out + conv.bias[:, None]
+    return out.unflatten(2, (rows, cols))
 
 
 class ConvUnit(ConvBN):

@@ -30,7 +30,9 @@ class PrefixTokens(nn.Module):
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
-        self.token = nn.Parameter(torch.randn(num_tokens, embed_dim) * embed_dim**-0.5)
+        self.token = nn.Parameter(torch.empty(num_tokens, embed_dim))
+        if not self.token.is_meta:  # where drawing would import torch's compiler, for a second
+            nn.init.normal_(self.token, std=embed_dim**-0.5)
 
     def forward(self, patches: Tensor) -> Tensor:
         """[B, N, C] to [B, num_tokens + N, C]."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from radio_core.config_file import from_mapping, to_mapping
 from radio_core.models.eradio import ERadio, ERadioConfig, ERadioMaps, eradio_config
+from radio_core.models.eradio_blocks import ConvBN
 
 CASES = ["e_eradio_8x", "e_eradio_8x_neck1", "e_eradio_large_like"]
 PRESETS = [
@@ -349,3 +350,17 @@ def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str
         eradio_config("eradio", **options)
     with pytest.raises(ValueError, match="known: eradio, eradio_large_fullres_ws16"):
         eradio_config("eradio_huge", **options)
+
+
+@pytest.mark.parametrize(("in_dim", "stride", "kernel_size"), [(48, 1, 3), (8, 2, 3), (12, 1, 1)])
+def test_a_convolution_of_many_channels_on_few_cells_is_the_same_convolution(
+    in_dim: int, stride: int, kernel_size: int
+) -> None:
+    torch.manual_seed(0)
+    unit = ConvBN(in_dim, 48, kernel_size, stride=stride).eval()
+    for x in (torch.randn(1, in_dim, 4, 6), torch.randn(2, in_dim, 2, 4)):
+        wanted = unit.bn(unit.conv(x))
+        torch.testing.assert_close(unit(x), wanted, atol=1e-5, rtol=1e-5)
+        folded = copy.deepcopy(unit)
+        folded.fold()
+        torch.testing.assert_close(folded(x), wanted, atol=1e-5, rtol=1e-5)

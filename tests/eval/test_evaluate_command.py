@@ -8,6 +8,7 @@ import pytest
 from radio_core.commands import UsageError
 from radio_core.data.toyworld.export import export
 from radio_eval.commands.evaluate import main
+from radio_eval.commands.score import main as score
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +42,70 @@ def test_zero_shot_needs_a_text_tower(toy: Path) -> None:
         main(["zero-shot", "--model", "random:tiny", "--data", str(toy / "classification")])
 
 
-def test_sam_coco(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def sam_extras() -> None:
     pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
     pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
-    assert (
-        main(["sam-coco", "--model", "toy-sam", "--data", str(toy / "coco"), "--limit", "2"]) == 0
-    )
-    assert "all: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("sam_extras")
+def test_sam_coco(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(toy / "coco")
+    assert main(["sam-coco", "--model", "sam", "--coco", folder, "--limit", "2"]) == 0
+    own = capsys.readouterr().out
+    assert "all: " in own
+    assert main(["sam-coco", "--model", "toy-sam", "--data", folder, "--limit", "2"]) == 0
+    assert capsys.readouterr().out == own
+    options = ["--image-size", "96x128", "--window-size", "0", "--skip-padding"]
+    assert main(["sam-coco", "--model", "toy", "--coco", folder, "--limit", "2", *options]) == 0
+    assert capsys.readouterr().out != own
+
+
+@pytest.mark.usefixtures("sam_extras")
+def test_sam_coco_keeps_masks_that_score_the_same(toy: Path, tmp_path: Path) -> None:
+    out, result, again = tmp_path / "out", tmp_path / "result.json", tmp_path / "again.json"
+    annotations = toy / "coco/annotations/instances_val2017.json"
+    boxes = [
+        {**{n: a[n] for n in ("image_id", "category_id", "bbox")}, "score": 0.9}
+        for a in json.loads(annotations.read_text())["annotations"]
+    ]
+    detections = tmp_path / "boxes.json"
+    detections.write_text(json.dumps([*boxes, {**boxes[0], "image_id": 10**6}]))
+    command = ["sam-coco", "--model", "sam", "--coco", str(toy / "coco"), "--out", str(out)]
+    options = ["--save-masks", "--detections", str(detections), "--json", str(result)]
+    assert main([*command, *options]) == 0
+    content = json.loads(result.read_text())
+    metrics = content["metrics"]
+    assert content["skipped"]["detections"]["reasons"] == {"unknown image": 1}
+    assert content["skipped"]["images"] == {"count": 0, "reasons": {}, "each": {}}
+    assert content["encoder"]["sam_checkpoint"] == "toy-sam"
+    files = ["--annotations", str(annotations), "--json", str(again), "--predictions"]
+    assert score(["sam-miou", *files, str(out / "annotations.json")]) == 0
+    scores = json.loads(again.read_text())
+    assert {n: v for n, v in scores.items() if v is not None}.items() <= metrics.items()
+    assert score(["coco-segm", *files, str(out / "detections.json")]) == 0
+    scores = json.loads(again.read_text())
+    assert 100 * scores["AP50"] == pytest.approx(metrics["AP50"])
+    with pytest.raises(ValueError, match=r"keep_masks: True, now False.*choose another --out"):
+        main(command)
+    assert main([*command, "--overwrite"]) == 0
+    assert not (out / "detections.json").exists()
+
+
+@pytest.mark.usefixtures("sam_extras")
+def test_sam_coco_refuses_what_does_not_fit(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sam-coco", "--coco", str(toy / "coco"), "--model"]
+    with pytest.raises(ValueError, match="no Segment Anything decoder"):
+        main([*command, "random:tiny"])
+    with pytest.raises(SystemExit):
+        main([*command, "sam", "--save-masks"])
+    assert "need --out DIR" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--image-size '12y' must be a side"):
+        main([*command, "toy", "--image-size", "12y"])
+    with pytest.raises(ValueError, match="unknown SAM 'nix'"):
+        main([*command, "toy", "--sam-checkpoint", "nix"])
+    with pytest.raises(ValueError, match="batch sizes must be at least 1"):
+        main([*command, "sam", "--batch-size", "0"])
 
 
 def test_bad_usage(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

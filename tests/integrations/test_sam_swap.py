@@ -1,107 +1,112 @@
-"""RADIO inside Segment Anything."""
+"""RADIO in the place of SAM's image encoder."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-
-from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
-from radio_core.models.outputs import RadioOutput
-from radio_sam import RadioImageEncoder, swap_image_encoder
+from numpy.typing import NDArray
 
 pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.models import RadioModel
+from radio_sam import RadioImageEncoder, swap_image_encoder
 
-WIDTH = 24
-
-
-@pytest.fixture(scope="module")
-def sam() -> Sam:
-    torch.manual_seed(0)
-    config = SamConfig(
-        image_size=128,
-        patch_size=8,
-        embed_dim=WIDTH,
-        depth=2,
-        num_heads=2,
-        window_size=8,
-        global_blocks=(1,),
-        neck_dim=16,
-        decoder_heads=2,
-        decoder_mlp_dim=16,
-    )
-    return build_sam(config).eval()
+Picture = Callable[[int, int], NDArray[np.uint8]]
+Results = list[tuple[NDArray[Any], ...]]
 
 
-def student(patch_size: int = 8, feature_dim: int = WIDTH) -> RadioModel:
-    torch.manual_seed(1)
-    adaptor = AdaptorConfig(name="sam", features=HeadConfig(out_dim=feature_dim, hidden_dim=16))
-    backbone = vit_config("tiny", patch_size=patch_size, embed_dim=32, depth=2, stem="patch")
-    return RadioModel(RadioConfig(backbone=backbone, adaptors=(adaptor,))).eval()
+def predictions(model: Sam, image: NDArray[np.uint8]) -> Results:
+    """Logits at full size, predicted IoUs and low-resolution logits for every kind of prompt."""
+    height, width = image.shape[:2]
+    box = np.array([0.1 * width, 0.2 * height, 0.7 * width, 0.9 * height])
+    points = {"point_coords": np.array([[width // 2, 3], [5, height // 2]])}
+    points |= {"point_labels": np.array([1, 0])}
+    predictor = SamPredictor(model)
+    predictor.set_image(image)
+    results = [
+        predictor.predict(box=box, multimask_output=True, return_logits=True),
+        predictor.predict(**points, return_logits=True),
+        predictor.predict(**points, box=box, multimask_output=False, return_logits=True),
+    ]
+    earlier = results[0][2][:1]  # [1, 4g, 4g]
+    results.append(predictor.predict(mask_input=earlier, box=box, return_logits=True))
+    return results
 
 
-class OracleRadio(nn.Module):
-    """A RADIO whose sam adaptor gives SAM's own features before the neck."""
-
-    patch_size = 8
-    window_size = None
-
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(sam.image_encoder)
-        self.encoder.neck = nn.Identity()
-        self.mean, self.std = sam.pixel_mean, sam.pixel_std
-        self.adaptors = nn.ModuleDict({"sam": nn.Identity()})
-        self.seen: Tensor | None = None
-
-    def forward_all(
-        self, images: Tensor, adaptors: Sequence[str], **options: Any
-    ) -> dict[str, RadioOutput]:
-        self.seen = images
-        return {"sam": RadioOutput(None, self.encoder((images * 255 - self.mean) / self.std))}
+def assert_identical(own: Results, swapped: Results) -> None:
+    for one, other in zip(own, swapped, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert any((one[0] > 0).any() and (one[0] < 0).any() for one in own)
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+@pytest.mark.parametrize("size", [(128, 128), (90, 160), (50, 30), (300, 41)])
+def test_own_features_give_bit_identical_masks(
+    sam: Sam, make_oracle: Any, picture: Picture, size: tuple[int, int]
+) -> None:
+    oracle = make_oracle(sam)
+    swapped = swap_image_encoder(sam, oracle)
+    assert_identical(predictions(sam, picture(*size)), predictions(swapped, picture(*size)))
+    assert all(0 <= float(seen.min()) < float(seen.max()) <= 1 for seen in oracle.seen)
 
 
-@pytest.mark.parametrize("size", [(128, 128), (90, 160), (50, 30)])
-def test_own_features_give_the_same_masks(sam: Sam, size: tuple[int, int]) -> None:
-    oracle = OracleRadio(sam)
-    swapped = swap_image_encoder(sam, oracle)  # type: ignore[arg-type]
-    box = np.array([3.5, 4.0, 20.0, 27.25])
-    results = []
-    for model in (sam, swapped):
-        predictor = SamPredictor(model)
-        predictor.set_image(picture(*size))
-        results.append(predictor.predict(box=box, multimask_output=True))
-    assert results[0][0].any()
-    assert np.array_equal(results[0][0], results[1][0])
-    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
-    assert oracle.seen is not None
-    assert 0 <= float(oracle.seen.min()) < float(oracle.seen.max()) <= 1
+@pytest.mark.parametrize("image_size", [64, 1024])
+@pytest.mark.parametrize("shape", [(1.0, 1.0), (0.6, 1.0)])
+def test_own_features_give_bit_identical_masks_at_other_sizes(
+    make_sam: Callable[..., Sam],
+    make_oracle: Any,
+    picture: Picture,
+    image_size: int,
+    shape: tuple[float, float],
+) -> None:
+    sam = make_sam(image_size=image_size, patch_size=16, depth=1, window_size=14, global_blocks=())
+    swapped = swap_image_encoder(sam, make_oracle(sam))
+    image = picture(int(200 * shape[0]), int(200 * shape[1]))
+    assert_identical(predictions(sam, image), predictions(swapped, image))
 
 
-def test_padding_is_seen_in_sams_mean_colour(sam: Sam) -> None:
-    oracle = OracleRadio(sam)
-    SamPredictor(swap_image_encoder(sam, oracle)).set_image(picture(64, 128))  # type: ignore[arg-type]
-    assert oracle.seen is not None
-    padding = oracle.seen[0, :, 64:]
+def test_own_features_give_bit_identical_masks_in_one_batch(
+    sam: Sam, make_oracle: Any, picture: Picture
+) -> None:
+    swapped = swap_image_encoder(sam, make_oracle(sam))
+    batch: list[dict[str, Any]] = [
+        {
+            "image": torch.from_numpy(picture(128, 70)).permute(2, 0, 1),
+            "original_size": (256, 140),
+            "boxes": torch.tensor([[3.0, 4.0, 60.0, 99.5], [0.0, 0.0, 9.0, 9.0]]),
+        },
+        {
+            "image": torch.from_numpy(picture(40, 128)).permute(2, 0, 1),
+            "original_size": (40, 128),
+            "point_coords": torch.tensor([[[9.0, 9.0], [30.0, 20.0]]]),
+            "point_labels": torch.tensor([[1, 0]]),
+            "mask_inputs": torch.randn(1, 1, 64, 64),
+        },
+    ]
+    own, others = (model(batch, multimask_output=True) for model in (sam, swapped))
+    assert [tuple(one["masks"].shape) for one in own] == [(2, 3, 256, 140), (1, 3, 40, 128)]
+    for one, other in zip(own, others, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_padding_is_seen_in_sams_mean_colour(sam: Sam, make_oracle: Any, picture: Picture) -> None:
+    oracle = make_oracle(sam)
+    SamPredictor(swap_image_encoder(sam, oracle)).set_image(picture(64, 128))
+    padding = oracle.seen[0][0, :, 64:]
     torch.testing.assert_close(padding, (sam.pixel_mean / 255).expand_as(padding))
 
 
-def test_the_result_is_a_sam_and_the_original_stays(sam: Sam) -> None:
+def test_result_is_a_sam_and_the_original_stays(
+    sam: Sam, make_student: Callable[..., RadioModel]
+) -> None:
     before = copy.deepcopy(sam.state_dict())
-    swapped = swap_image_encoder(sam, student())
-    assert isinstance(swapped, Sam)
+    swapped = swap_image_encoder(sam, make_student())
+    assert type(swapped) is Sam
     assert isinstance(swapped.image_encoder, RadioImageEncoder)
     assert not isinstance(sam.image_encoder, RadioImageEncoder)
     with torch.no_grad():
@@ -113,39 +118,98 @@ def test_the_result_is_a_sam_and_the_original_stays(sam: Sam) -> None:
     assert torch.equal(twin.image_encoder(image), swapped.image_encoder(image))
 
 
-@pytest.mark.parametrize("patch_size", [8, 16, 12])
-def test_other_patch_sizes_come_to_sams_grid(sam: Sam, patch_size: int) -> None:
-    predictor = SamPredictor(swap_image_encoder(sam, student(patch_size)))
-    predictor.set_image(picture(100, 128))
+@pytest.mark.parametrize(
+    "student",
+    [{"patch_size": 8}, {"patch_size": 16}, {"patch_size": 14}, {"upsample": 2}, {"e_radio": True}],
+)
+@pytest.mark.parametrize("skip_padding", [False, True])
+def test_every_student_comes_to_sams_grid(
+    sam: Sam,
+    make_student: Callable[..., RadioModel],
+    picture: Picture,
+    student: dict[str, Any],
+    skip_padding: bool,
+) -> None:
+    swapped = swap_image_encoder(sam, make_student(**student), skip_padding=skip_padding)
+    predictor = SamPredictor(swapped)
+    predictor.set_image(picture(70, 128))
     assert predictor.get_image_embedding().shape == (1, 16, 16, 16)
     masks, _, low = predictor.predict(point_coords=np.array([[9, 9]]), point_labels=np.array([1]))
-    assert masks.shape == (3, 100, 128)
+    assert masks.shape == (3, 70, 128)
     assert low.shape == (3, 64, 64)
 
 
-def test_another_image_size_moves_prompts_and_grid_along(sam: Sam) -> None:
-    swapped = swap_image_encoder(sam, student(), image_size=64)
-    predictor = SamPredictor(swapped)
+@pytest.mark.parametrize("image_size", [64, 96, 128, 192, 256])
+def test_another_image_size_moves_prompts_and_grid_along(
+    sam: Sam, make_student: Callable[..., RadioModel], picture: Picture, image_size: int
+) -> None:
+    predictor = SamPredictor(swap_image_encoder(sam, make_student(), image_size=image_size))
     predictor.set_image(picture(128, 96))
-    assert predictor.input_size == (64, 48)
+    assert predictor.input_size == (image_size, image_size * 3 // 4)
+    grid = image_size // 8
+    assert predictor.get_image_embedding().shape[-2:] == (grid, grid)
     masks, _, low = predictor.predict(box=np.array([0, 0, 50, 60]))
     assert masks.shape == (3, 128, 96)
-    assert low.shape == (3, 32, 32)
+    assert low.shape == (3, 4 * grid, 4 * grid)
+    again = predictor.predict(mask_input=low[:1], multimask_output=False)
+    assert again[0].shape == (1, 128, 96)
 
 
-def test_windowed_attention(sam: Sam) -> None:
-    image = torch.rand(1, 3, 128, 128)
-    with torch.no_grad():
-        plain = swap_image_encoder(sam, student()).image_encoder(image)
-        windowed = swap_image_encoder(sam, student(), window_size=4).image_encoder(image)
-    assert plain.shape == windowed.shape
+@pytest.mark.parametrize(("patch_size", "cells"), [(8, 18), (14, 18), (16, 18)])
+def test_windows_that_do_not_fill_the_grid_get_padding_and_whole_patches(
+    sam: Sam,
+    make_student: Callable[..., RadioModel],
+    monkeypatch: pytest.MonkeyPatch,
+    patch_size: int,
+    cells: int,
+) -> None:
+    radio = make_student(patch_size)
+    seen = []
+    run = radio.forward_all
+
+    def spy(images: torch.Tensor, *args: Any, **options: Any) -> Any:
+        seen.append(images)
+        return run(images, *args, **options)
+
+    monkeypatch.setattr(radio, "forward_all", spy)
+    encoder = swap_image_encoder(sam, radio, window_size=6).image_encoder  # 16 cells: not filled
+    assert encoder(torch.ones(1, 3, 128, 128)).shape[-2:] == (16, 16)
+    assert seen[0].shape[-2:] == (cells * patch_size, cells * patch_size)
+    corner = seen[0][0, :, -patch_size:, -patch_size:]
+    torch.testing.assert_close(corner, (sam.pixel_mean / 255).expand_as(corner))
+
+
+def test_windowed_attention(sam: Sam, make_student: Callable[..., RadioModel]) -> None:
+    image = torch.randn(1, 3, 128, 128)
+    radio = make_student()
+
+    def encode(window_size: int | None) -> torch.Tensor:
+        with torch.no_grad():
+            swapped = swap_image_encoder(sam, radio, window_size=window_size)
+            embedding: torch.Tensor = swapped.image_encoder(image)
+        return embedding
+
+    plain, windowed = encode(None), encode(4)
     assert not torch.allclose(plain, windowed)
+    radio.window_size = 4
+    assert torch.equal(encode(None), windowed)
+    assert torch.equal(encode(0), plain)
 
 
-def test_what_does_not_fit_is_refused(sam: Sam) -> None:
+def test_what_does_not_fit_is_refused(sam: Sam, make_student: Callable[..., RadioModel]) -> None:
     with pytest.raises(ValueError, match="no adaptor 'clip'; its adaptors: sam"):
-        swap_image_encoder(sam, student(), adaptor="clip")
-    with pytest.raises(ValueError, match=f"width 7, but this SAM's neck takes {WIDTH}"):
-        swap_image_encoder(sam, student(feature_dim=7))
-    with pytest.raises(ValueError, match="nearest is 104"):
-        swap_image_encoder(sam, student(), image_size=101)
+        swap_image_encoder(sam, make_student(), adaptor="clip")
+    with pytest.raises(ValueError, match="width 7, but this SAM's neck takes 24: use the SAM that"):
+        swap_image_encoder(sam, make_student(feature_dim=7))
+    with pytest.raises(ValueError, match=r"width 1280, .* takes 24: use SAM vit_h"):
+        swap_image_encoder(sam, make_student(feature_dim=1280))
+    with pytest.raises(ValueError, match=r"101 is not a multiple of SAM's patch size 8; .* is 104"):
+        swap_image_encoder(sam, make_student(), image_size=101)
+    with pytest.raises(ValueError, match=r"the nearest is \(96, 104\)"):
+        swap_image_encoder(sam, make_student(), image_size=(96, 101))
+    with pytest.raises(ValueError, match="window_size -1: must be positive"):
+        swap_image_encoder(sam, make_student(), window_size=-1)
+    with pytest.raises(ValueError, match="no windowed mode"):
+        swap_image_encoder(sam, make_student(e_radio=True), window_size=8)
+    with pytest.raises(ValueError, match=r"input is \(128, 128\): pad them with Sam.preprocess"):
+        swap_image_encoder(sam, make_student()).image_encoder(torch.zeros(1, 3, 64, 128))

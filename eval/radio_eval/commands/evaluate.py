@@ -2,46 +2,29 @@
 
 import dataclasses
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from radio_core.commands import UsageError, parse
 from radio_core.data.folder import FolderError
-from radio_eval.coco import CocoInstances
-from radio_eval.contract import Evaluator, run_evaluator
+from radio_eval.commands.eval_options import EvalOptions
+from radio_eval.commands.sam_coco import SamCocoOptions
+from radio_eval.contract import Evaluator
 from radio_eval.data import read_ade, read_classification, read_templates
 from radio_eval.eval_model import EvalModel
 from radio_eval.knn import KnnEvaluator, KnnParameters
 from radio_eval.linear_seg import LinearSegEvaluator, LinearSegParameters
 from radio_eval.models import load_eval_model
-from radio_eval.progress import rich_progress
+from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
-from radio_eval.sam_miou import SamEvaluator, SamParameters
+from radio_eval.sam_processes import Processes, launched_processes
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters, openai_templates
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions(ABC):
-    """What every evaluation takes."""
-
-    model: str
-    """A folder with a model, a model of the zoo ("toy"), a teacher ("toy-clip"), or random:tiny."""
-    data: Path
-    """Folder of the data set."""
-    json: Path | None = None
-    """File for the result: metrics, every parameter of the protocol, versions, seconds."""
-
-    @abstractmethod
-    def evaluator(self) -> Evaluator:
-        """Read the data and return the evaluator."""
-
-    def load_model(self) -> EvalModel:
-        """Load the model."""
-        return load_eval_model(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,27 +117,6 @@ class LinearSegOptions(ImageOptions):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamCocoOptions(EvalOptions):
-    """SAM's mIoU with ground-truth boxes. Data: {train,val}2017/ and annotations/ as in COCO."""
-
-    sam: str = "toy-sam"
-    """SAM teacher whose neck and decoder go behind a RADIO model."""
-    split: str = "val2017"
-    """Folder of the images and end of the annotation file's name."""
-    limit: int | None = None
-    """Only the first images; all by default."""
-
-    def evaluator(self) -> Evaluator:
-        """Read the annotations."""
-        coco = CocoInstances(self.data, self.split, self.limit)
-        return SamEvaluator(coco=coco, parameters=SamParameters())
-
-    def load_model(self) -> EvalModel:
-        """Load the model, with the chosen SAM behind it."""
-        return load_eval_model(self.model, sam=self.sam)
-
-
 TASKS: dict[str, type[EvalOptions]] = {
     "knn": KnnOptions,
     "zero-shot": ZeroShotOptions,
@@ -173,13 +135,32 @@ def main(argv: Sequence[str]) -> int:
     if task not in TASKS:
         raise UsageError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     options = parse(TASKS[task], rest, prog=f"radio eval {task}")
-    evaluator, model = options.evaluator(), options.load_model()
-    with rich_progress(Console(stderr=True)) as progress:
-        result = run_evaluator(evaluator, model, progress)
-    for name, value in result.metrics.items():
-        print(f"{name}: {value:.2f}")
-    if options.json is not None:
-        content = {**result.to_json(), "versions": installed_versions()}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with launched_processes() as processes, _progress_of(processes) as progress:
+        result = options.run(progress, processes)
+    if processes.is_first:
+        _report(result, options.json)
     return 0
+
+
+@contextmanager
+def _progress_of(processes: Processes) -> Iterator[Progress]:
+    """A progress bar at the first process, none at the others."""
+    if not processes.is_first:
+        yield silent
+        return
+    with rich_progress(Console(stderr=True)) as progress:
+        yield progress
+
+
+def _report(result: Mapping[str, Any], file: Path | None) -> None:
+    """Print the metrics, and write everything."""
+    for name, value in result["metrics"].items():
+        print(f"{name}: {value:.2f}")
+    for what, account in result.get("skipped", {}).items():
+        if account["count"]:
+            reasons = ", ".join(f"{count} {why}" for why, count in account["reasons"].items())
+            print(f"skipped {account['count']} {what}: {reasons}", file=sys.stderr)
+    if file is not None:
+        content = {**result, "versions": installed_versions()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -10,11 +10,13 @@ from PIL import Image
 from radio_core.data.images import ImageSource
 from radio_core.pca import pca_rgb
 from radio_eval.coco import CocoInstances
+from radio_eval.coco_decode import decoded_batches
 from radio_eval.data import prepare
 from radio_eval.eval_model import EvalModel
 from radio_eval.report.html import Gallery, Picture, PictureRow
-from radio_eval.sam_miou import SamParameters, encode_images, masks_from_boxes
+from radio_eval.sam_miou import box_masks
 from radio_eval.sam_scores import Mask
+from radio_sam.prompts import encode_images
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -65,19 +67,18 @@ def mask_gallery(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: 
         coco: the first readable images are taken.
         count: number of images.
     """
-    pairs = [(i, image) for i in coco.image_ids[:count] if (image := coco.image(i)) is not None]
+    [images] = decoded_batches(coco, [coco.image_ids[:count]])
+    pairs = [(i, image) for i, image in images.items() if isinstance(image, np.ndarray)]
     truth = tuple(
-        overlay(image, [coco.mask(instance.annotation_id) for instance in coco.instances(i)])
-        for i, image in pairs
+        overlay(image, [instance.mask for instance in coco.instances(i)]) for i, image in pairs
     )
     rows = [PictureRow(label="truth", pictures=truth)]
     for label, sam in sams:
-        embeddings, sizes = encode_images(sam, [image for _, image in pairs])
+        encoded = encode_images(sam, [image for _, image in pairs])
         pictures = []
-        for (i, image), embedding, size in zip(pairs, embeddings, sizes, strict=True):
-            boxes = torch.tensor([instance.box for instance in coco.instances(i)])
-            shape = (image.shape[0], image.shape[1])
-            masks = masks_from_boxes(sam, embedding, boxes, size, shape, SamParameters())
+        for (i, image), one in zip(pairs, encoded, strict=True):
+            boxes = [instance.box for instance in coco.instances(i)]
+            masks = [mask for mask, _ in box_masks(sam, one, boxes)]
             pictures.append(overlay(image, masks))
         rows.append(PictureRow(label=label, pictures=tuple(pictures)))
     return Gallery(

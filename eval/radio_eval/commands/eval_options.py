@@ -1,0 +1,41 @@
+"""The options that every `radio eval` task has."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from radio_eval.contract import Evaluator, run_evaluator
+from radio_eval.eval_model import EvalModel
+from radio_eval.models import load_eval_model
+from radio_eval.progress import Progress
+from radio_eval.sam_processes import Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(ABC):
+    """What every evaluation takes."""
+
+    model: str
+    """A folder with a model, a model of the zoo ("toy"), a teacher ("toy-clip"), or random:tiny."""
+    data: Path
+    """Folder of the data set."""
+    json: Path | None = None
+    """File for the result: metrics, every parameter of the protocol, versions, seconds."""
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator:
+        """Read the data and return the evaluator."""
+
+    def load_model(self) -> EvalModel:
+        """Load the model."""
+        return load_eval_model(self.model)
+
+    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
+        """Evaluate, and return the result as JSON types.
+
+        Args:
+            progress: listener.
+            processes: those that were started together; only the first writes the result.
+        """
+        return run_evaluator(self.evaluator(), self.load_model(), progress).to_json()

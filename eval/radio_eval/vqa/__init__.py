@@ -1,0 +1,1 @@
+"""Scores of visual question answering: LLaVA's answer files against the data sets' own files."""

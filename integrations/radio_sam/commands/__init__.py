@@ -1,0 +1,1 @@
+"""The sub-commands of ``radio`` that Segment Anything with RADIO inside brings along."""

@@ -1,0 +1,93 @@
+"""What the tests of evaluators share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from PIL import Image
+
+from radio_core.data.toyworld.export import export
+from radio_core.teachers.sam_build import SamConfig, build_sam
+
+
+class CocoFiles:
+    """A COCO folder with a split val2017 of plain pictures and one class."""
+
+    SIZES: ClassVar = {1: (40, 30), 2: (40, 30), 3: (40, 30), 4: (40, 30)}
+    """Image id -> width and height."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(
+        self,
+        annotations: Sequence[Mapping[str, Any]],
+        sizes: Mapping[int, tuple[int, int]] = SIZES,
+    ) -> Path:
+        (self.root / "annotations").mkdir(parents=True, exist_ok=True)
+        (self.root / "val2017").mkdir(exist_ok=True)
+        images = []
+        for index, (width, height) in sizes.items():
+            Image.new("RGB", (width, height), (9 * index, 99, 0)).save(
+                self.root / f"val2017/{index}.png"
+            )
+            name = f"{index}.png"
+            images.append({"id": index, "file_name": name, "width": width, "height": height})
+        content = {
+            "images": images,
+            "annotations": list(annotations),
+            "categories": [{"id": 1, "name": "thing"}],
+        }
+        (self.root / "annotations/instances_val2017.json").write_text(json.dumps(content))
+        return self.root
+
+    @staticmethod
+    def annotation(number: int, image: int, **changes: object) -> dict[str, Any]:
+        """A rectangle on an image."""
+        return {
+            "id": number,
+            "image_id": image,
+            "category_id": 1,
+            "bbox": [5, 5, 15, 10],
+            "area": 150,
+            "iscrowd": 0,
+            "segmentation": [[5, 5, 20, 5, 20, 15, 5, 15]],
+            **changes,
+        }
+
+
+@pytest.fixture
+def coco_files(tmp_path: Path) -> CocoFiles:
+    """Writes a small COCO folder."""
+    return CocoFiles(tmp_path / "coco")
+
+
+@pytest.fixture(scope="session")
+def tiny_sam() -> Any:
+    """A Sam of random weights that sees 128 pixels."""
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    torch.manual_seed(0)
+    config = SamConfig(
+        image_size=128,
+        patch_size=8,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        window_size=8,
+        global_blocks=(0,),
+        neck_dim=16,
+        decoder_heads=2,
+        decoder_mlp_dim=16,
+    )
+    return build_sam(config).eval()
+
+
+@pytest.fixture(scope="session")
+def toy_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four scenes of the toy world in COCO's layout."""
+    out = tmp_path_factory.mktemp("toy")
+    export(out, 1, 4, parts=("coco",))
+    return out / "coco"
