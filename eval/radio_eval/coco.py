@@ -54,7 +54,8 @@ class CocoInstances(CocoAnnotations):
         """
         record = self.records[image_id]
         path = self._folder / record.file_name
-        pixels = np.array(load_rgb(path), dtype=np.uint8)  # [H, W, 3]
+        # COCO counts the pixels as they are stored, and so do the reference evaluators.
+        pixels = np.array(load_rgb(path, upright=False), dtype=np.uint8)  # [H, W, 3]
         expected = (record.height, record.width)
         if pixels.shape[:2] != expected:
             raise UnreadableImage(

@@ -58,10 +58,12 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def load_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_rgb(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> Image.Image:
     """Read one image file as 8-bit RGB.
 
-    The EXIF orientation is applied. Grey, palette, CMYK and YCbCr images are converted. Alpha is
+    Grey, palette, CMYK and YCbCr images are converted. Alpha is
     composited on white, because the colours under transparent pixels mean nothing. 16-bit grey is
     scaled (65535 -> 255), not clipped; 32-bit integers that fit are read as 16-bit and floats
     within [0, 1] as such, others are stretched from their minimum to their maximum. Of an
@@ -71,6 +73,7 @@ def load_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Imag
         path: the file; its content decides the format, not its name.
         max_pixels: larger images are refused before they are decoded. Values above twice
             Pillow's own `Image.MAX_IMAGE_PIXELS` have no effect unless that is raised too.
+        upright: apply the EXIF orientation; False where annotations count the stored pixels.
 
     Raises:
         UnreadableImage: for every file that gives no image, whatever the cause.
@@ -84,7 +87,7 @@ def load_rgb(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Imag
                     path, f"too large: {width} x {height} pixels, the limit is {max_pixels}"
                 )
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb(_upright(image) if upright else image)
     except UnreadableImage:
         raise
     except PermissionError as error:

@@ -63,7 +63,7 @@ def _as_product(conv: nn.Conv2d, x: Tensor) -> Tensor:
     out: Tensor = conv.weight.flatten(1) @ patches
     if conv.bias is not None:
         out = out + conv.bias[:, None]
-    return out.unflatten(2, (rows, cols))
+    return out.reshape(x.shape[0], conv.out_channels, rows, cols)
 
 
 class ConvUnit(ConvBN):

@@ -109,6 +109,9 @@ def test_exif_orientation(tmp_path: Path, name: str, orientation: int) -> None:
     )
     assert got.shape == upright.shape
     assert np.abs(got.astype(int) - upright).max() < 30
+    as_stored = np.asarray(load_rgb(tmp_path / name, upright=False))
+    assert as_stored.shape == stored.shape
+    assert np.abs(as_stored.astype(int) - stored).max() < 30
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 
@@ -118,6 +119,14 @@ def test_broken_records_are_counted_and_left_out(coco_files: Any) -> None:
         "at 3": "no id",
     }
     assert annotations.skipped.to_json()["reasons"] == {"unknown image": 3}
+
+
+def test_pixels_are_taken_as_stored_whatever_the_camera_says(coco_files: Any) -> None:
+    root = coco_files.write([coco_files.annotation(1, 1)])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (40, 30), (9, 99, 0)).save(root / "val2017/1.png", exif=exif)
+    assert CocoInstances(root).image(1).shape == (30, 40, 3)
 
 
 def test_bad_annotation_files_are_refused(tmp_path: Path, coco_files: Any) -> None:
