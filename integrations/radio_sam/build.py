@@ -78,7 +78,7 @@ def _read_parts(path: Path) -> dict[str, Tensor]:
         state = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not a plain weights file: {reason}") from error
     if not isinstance(state, dict):

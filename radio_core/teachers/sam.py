@@ -62,7 +62,7 @@ def _read_weights(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, SafetensorError, EOFError, KeyError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not a plain weights file: {reason}") from error
 
