@@ -1,0 +1,1 @@
+"""The `radio` sub-commands of radio_llava."""

@@ -1,0 +1,54 @@
+"""transformers' `LlavaForConditionalGeneration` with a RADIO vision tower.
+
+transformers is imported when one of the names below is first used. `register` makes the tower and
+its processors known to the Auto classes; `build_llava` and `load_llava` call it themselves.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from radio_core.extras import require
+
+if TYPE_CHECKING:
+    from radio_llava.hf.build import build_llava, build_processor, load_llava, register
+    from radio_llava.hf.configuration import RadioVisionConfig
+    from radio_llava.hf.convert import convert_llava
+    from radio_llava.hf.modeling import RadioVisionModel
+    from radio_llava.hf.processing import RadioLlavaImageProcessor, RadioLlavaProcessor
+
+__all__ = [
+    "RadioLlavaImageProcessor",
+    "RadioLlavaProcessor",
+    "RadioVisionConfig",
+    "RadioVisionModel",
+    "build_llava",
+    "build_processor",
+    "convert_llava",
+    "load_llava",
+    "register",
+]
+
+_HOME = {
+    "RadioLlavaImageProcessor": "radio_llava.hf.processing",
+    "RadioLlavaProcessor": "radio_llava.hf.processing",
+    "RadioVisionConfig": "radio_llava.hf.configuration",
+    "RadioVisionModel": "radio_llava.hf.modeling",
+    "build_llava": "radio_llava.hf.build",
+    "build_processor": "radio_llava.hf.build",
+    "convert_llava": "radio_llava.hf.convert",
+    "load_llava": "radio_llava.hf.build",
+    "register": "radio_llava.hf.build",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'radio_llava.hf' has no attribute {name!r}")
+    require("transformers", extra="llava")
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

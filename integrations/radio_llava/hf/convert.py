@@ -1,0 +1,181 @@
+"""A LLaVA trained with its original code, as a model of transformers' own classes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+    PretrainedConfig,
+)
+
+from radio_core.models.radio import RadioModel
+from radio_core.models.weight_files import first_bytes, read_json, read_safetensors
+from radio_core.zoo.load import load_model
+from radio_llava.hf.build import build_processor, llava_config, register
+from radio_llava.hf.chat_template import LLAVA_V1
+from radio_llava.hf.configuration import RadioVisionConfig
+from radio_llava.hf.vocabulary import grown, image_token_id, needs_space_after_image
+from radio_llava.tower_config import TowerConfig, tower_config_of
+
+TEXT_MODELS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
+PROJECTOR = "mlp2x_gelu"
+_EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+_TOWER = "model.vision_tower.radio."
+# Original name -> ours; the first that fits, and everything else as it is.
+_RENAMES = {
+    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
+    "model.vision_tower.": "model.vision_tower.",
+    "model.": "model.language_model.",
+}
+
+
+def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a LLaVA with a RADIO tower so that transformers alone (and `register`) loads it.
+
+    The logits stay the same. RADIO's weights go into the new files: those of the checkpoint where
+    the tower was trained, else the released ones, as LLaVA's own code does.
+
+    Args:
+        directory: what LLaVA's training wrote, complete (a LoRA merged): config.json, tokenizer,
+            and weights in safetensors or pytorch_model files.
+        out: gets the model and its processor.
+        dtype: of the new weights; None for that of the language model's.
+
+    Raises:
+        FileNotFoundError: config.json or the weights are missing.
+        ValueError: no LLaVA, a projector or a language model that transformers' LLaVA does not
+            have, or weights that do not fit the configuration; they are listed. A tokenizer whose
+            tokens would not be those that LLaVA's code makes.
+    """
+    register()
+    directory = Path(directory)
+    fields = read_json(directory / "config.json")
+    tower, text = _tower_config(fields, directory), _text_config(fields)
+    state = _renamed(read_state(directory))
+    radio = load_model(tower.model, dtype=torch.float32)
+    trained = bool(fields.get("unfreeze_mm_vision_tower", False))
+    state = _with_tower(state, radio, tower, trained)
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    token_id = image_token_id(tokenizer)
+    text.vocab_size = max(len(state[_EMBEDDINGS[0]]), len(tokenizer))
+    state |= {name: grown(state[name], text.vocab_size) for name in _EMBEDDINGS if name in state}
+    vision = RadioVisionConfig.of(radio, tower)
+    config = llava_config(
+        vision, text, token_id, tie_word_embeddings=bool(text.tie_word_embeddings)
+    )
+    model = _filled(config, state, dtype or state[_EMBEDDINGS[0]].dtype)
+    space = needs_space_after_image(tokenizer)
+    processor = build_processor(vision, tokenizer, LLAVA_V1, space_after_image=space)
+    model.save_pretrained(str(out))
+    processor.save_pretrained(str(out))
+
+
+def read_state(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a saved transformers model, from one file or from several with an index.
+
+    Raises:
+        FileNotFoundError: no weights there; a directory with a LoRA or a projector alone is named
+            as such.
+        ValueError: a damaged file, or one with more in it than tensors.
+    """
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = directory / f"{stem}.{suffix}.index.json"
+        names = {f"{stem}.{suffix}"}
+        if index.is_file():
+            names = set(read_json(index, max_bytes=1 << 26)["weight_map"].values())
+        elif not (directory / f"{stem}.{suffix}").is_file():
+            continue
+        read = read_safetensors if suffix == "safetensors" else _read_bin
+        state: dict[str, Tensor] = {}
+        for name in sorted(names):
+            state |= read(directory / Path(name).name)
+        return state
+    for name in ("adapter_config.json", "mm_projector.bin"):
+        if (directory / name).is_file():
+            raise FileNotFoundError(
+                f"{directory} has {name} but no complete model: merge it into its base model "
+                "(LLaVA's merge_lora_weights) and convert the result"
+            )
+    raise FileNotFoundError(f"no model.safetensors and no pytorch_model.bin in {directory}")
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    first_bytes(path)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
+
+
+def _tower_config(fields: dict[str, Any], directory: Path) -> TowerConfig:
+    """The tower that a LLaVA's config.json names."""
+    name = fields.get("mm_vision_tower")
+    if not isinstance(name, str):
+        raise ValueError(f"{directory / 'config.json'} has no mm_vision_tower: not a LLaVA")
+    projector = fields.get("mm_projector_type", "linear")
+    if projector != PROJECTOR:
+        raise ValueError(
+            f"mm_projector_type {projector!r}: transformers' LLaVA has {PROJECTOR!r} only"
+        )
+    return tower_config_of(name, SimpleNamespace(**fields))
+
+
+def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
+    """The language model's own configuration out of LLaVA's."""
+    kind = fields.get("model_type")
+    if kind not in TEXT_MODELS:
+        raise ValueError(
+            f"model_type {kind!r} cannot be converted; known: {', '.join(TEXT_MODELS)}"
+        )
+    known = AutoConfig.for_model(TEXT_MODELS[kind]).to_dict().keys() | {
+        "rope_theta",
+        "rope_scaling",
+    }
+    own = {key: value for key, value in fields.items() if key in known}
+    for other in ("model_type", "architectures", "transformers_version"):
+        own.pop(other, None)
+    return AutoConfig.for_model(TEXT_MODELS[kind], **own)
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of transformers' LLaVA."""
+    renamed = {}
+    for name, tensor in state.items():
+        old = next((prefix for prefix in _RENAMES if name.startswith(prefix)), "")
+        renamed[_RENAMES.get(old, "") + name.removeprefix(old)] = tensor
+    if _EMBEDDINGS[0] not in renamed:
+        raise ValueError("the weights have no model.embed_tokens.weight: no language model")
+    return {name: t for name, t in renamed.items() if not name.endswith(".rotary_emb.inv_freq")}
+
+
+def _with_tower(
+    state: dict[str, Tensor], radio: RadioModel, tower: TowerConfig, trained: bool
+) -> dict[str, Tensor]:
+    """The tensors with those of the tower that LLaVA's code would use.
+
+    A frozen tower is saved too, but rounded to half precision, and never read back.
+    """
+    own = {name: state.pop(name) for name in list(state) if name.startswith(_TOWER)}
+    if not trained:
+        own = {_TOWER + name: tensor for name, tensor in radio.state_dict().items()}
+    unused = tuple(f"{_TOWER}adaptors.{name}." for name in radio.adaptors if name != tower.adaptor)
+    return state | {name: t for name, t in own.items() if not name.startswith(unused)}
+
+
+def _filled(
+    config: PretrainedConfig, state: dict[str, Tensor], dtype: torch.dtype
+) -> LlavaForConditionalGeneration:
+    """The model of a configuration with exactly these weights."""
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    model, loading = loaded
+    problems = [f"{kind}: {names}" for kind, names in loading.items() if names]
+    if problems:
+        raise ValueError("the weights do not fit the configuration: " + "; ".join(problems))
+    filled: LlavaForConditionalGeneration = model
+    return filled

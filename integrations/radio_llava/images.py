@@ -1,0 +1,166 @@
+"""Images for a RADIO tower: resized by their long edge, whole, padded by less than a patch."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_llava.tower_config import Aspect
+
+Mean = tuple[float, float, float]
+
+
+def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """The (height, width) in pixels of an image whose long edge is resized to `resolution`."""
+    if min(height, width) < 1:
+        raise ValueError(f"image size {height}x{width}: both sides must be at least 1 pixel")
+    scale = resolution / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def token_count(
+    height: int, width: int, resolution: int, patch: int, step: int | None = None
+) -> int:
+    """Number of image tokens that an image becomes in the native aspect ratio.
+
+    Args:
+        height: of the original image, in pixels.
+        width: of the original image, in pixels.
+        resolution: long edge after resizing, in pixels.
+        patch: pixels of one token.
+        step: sides are padded to multiples of it; None for `patch` (E-RADIO's is larger).
+    """
+    step = patch if step is None else step
+    rows, cols = (
+        math.ceil(side / step) * (step // patch) for side in resized_size(height, width, resolution)
+    )
+    return rows * cols
+
+
+def fit_long_edge(
+    image: Image.Image, resolution: int, step: int, mean: Mean = CLIP_MEAN
+) -> Image.Image:
+    """Resize an image by its long edge and pad it, never crop it.
+
+    Args:
+        image: of any size and mode.
+        resolution: the long edge becomes this many pixels (bicubic, antialiased).
+        step: right and bottom are padded to the next multiple of this many pixels.
+        mean: colour of the padding, RGB in [0, 1].
+
+    Returns:
+        An RGB image whose sides are multiples of `step`.
+    """
+    height, width = resized_size(image.height, image.width, resolution)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    return pad_to_multiple(resized, step, mean)
+
+
+def pad_to_multiple(image: Image.Image, step: int, mean: Mean = CLIP_MEAN) -> Image.Image:
+    """Pad an RGB image at the right and the bottom so that both sides are multiples of `step`."""
+    width, height = (math.ceil(side / step) * step for side in image.size)
+    if (width, height) == image.size:
+        return image
+    padded = Image.new("RGB", (width, height), colour(mean))
+    padded.paste(image, (0, 0))
+    return padded
+
+
+def colour(mean: Mean) -> tuple[int, int, int]:
+    """A colour in [0, 1] as 8-bit RGB."""
+    red, green, blue = (round(value * 255) for value in mean)
+    return red, green, blue
+
+
+class RadioImageProcessor:
+    """From PIL images to pixels in [0, 1], with the interface of LLaVA's image processors.
+
+    The pixels are not normalised: the model does that itself.
+
+    Args:
+        resolution: long edge in pixels (side of the square where `aspect` makes squares).
+        step: sides are padded to multiples of this many pixels.
+        aspect: see `TowerConfig`. LLaVA's `--image_aspect_ratio pad` hands over squares already.
+        mean: the model's mean, RGB in [0, 1]; the colour of all padding.
+        std: the model's standard deviation.
+
+    Attributes:
+        image_mean: `mean`, under the name by which LLaVA pads to squares.
+        image_std: `std`.
+        crop_size: {"height", "width"} of a square image in pixels; LLaVA makes the empty image of
+            a sample without one, and its tiles, in this size. Nothing is ever cropped.
+        size: {"shortest_edge"}, the same number.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        step: int,
+        aspect: Aspect = "native",
+        mean: Mean = CLIP_MEAN,
+        std: Mean = CLIP_STD,
+    ) -> None:
+        self.resolution = resolution
+        self.step = step
+        self.aspect = aspect
+        self.image_mean = mean
+        self.image_std = std
+        side = math.ceil(resolution / step) * step
+        self.crop_size = {"height": side, "width": side}
+        self.size = {"shortest_edge": side}
+
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        return_tensors: str = "pt",
+        **_: Any,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """As `preprocess`."""
+        return self.preprocess(images, return_tensors)
+
+    def preprocess(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        return_tensors: str = "pt",
+        **_: Any,
+    ) -> dict[str, Tensor | list[Tensor]]:
+        """Resize, pad and scale images.
+
+        Args:
+            images: one, or several of any sizes.
+            return_tensors: "pt", the only kind there is.
+            **_: options of other processors, which have no meaning here.
+
+        Returns:
+            {"pixel_values": float32 [B, 3, H, W] in [0, 1]}; where the sizes differ a list of
+            [3, H, W] in its place. Sides are multiples of `step`.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors {return_tensors!r}: only 'pt' is supported")
+        several = [images] if isinstance(images, Image.Image) else list(images)
+        pixels = [pil_to_tensor(self.fit(image)).float() / 255 for image in several]
+        if len({tensor.shape for tensor in pixels}) == 1:
+            return {"pixel_values": torch.stack(pixels)}
+        return {"pixel_values": pixels}
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """One image as RGB in the size that the model gets it in."""
+        if self.aspect == "square":
+            side = (self.resolution, self.resolution)
+            stretched = image.convert("RGB").resize(side, Image.Resampling.BICUBIC)
+            return pad_to_multiple(stretched, self.step, self.image_mean)
+        if self.aspect == "pad":
+            image = self._centred(image.convert("RGB"))
+        return fit_long_edge(image, self.resolution, self.step, self.image_mean)
+
+    def _centred(self, image: Image.Image) -> Image.Image:
+        """The image in the middle of a square of the mean colour."""
+        side = max(image.size)
+        square = Image.new("RGB", (side, side), colour(self.image_mean))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square

@@ -1,0 +1,268 @@
+"""RADIO among LLaVA's vision towers: names, images of mixed sizes, counted truncation."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radio_core.models.checkpoint import CONFIG_FILE
+from radio_core.models.weight_files import read_json
+from radio_core.zoo.hf_native import is_native
+from radio_core.zoo.hf_remote import is_remote_code
+from radio_core.zoo.registry import BUNDLED
+from radio_core.zoo.releases import RELEASES, find_release
+from radio_llava import compat
+from radio_llava.compat import require_llava, wrap_once
+from radio_llava.tower import RadioVisionTower
+from radio_llava.tower_config import tower_config_of
+from radio_llava.truncation import Truncation
+
+IMAGE_TOKEN_INDEX = -200
+"""LLaVA's number for `<image>` among the token ids."""
+
+RECORDED = "radio_tower"
+"""Field of a LLaVA model's config.json that holds the `TowerConfig`."""
+
+
+def register() -> None:
+    """Let LLaVA take RADIO models as vision towers, in training and in `load_pretrained_model`.
+
+    Other towers work as before. Call it before a model is built; again is harmless.
+
+    Raises:
+        ImportError: LLaVA is not installed, or transformers is too old.
+    """
+    compat.apply()
+    arch = require_llava("llava.model.llava_arch")
+    builder = require_llava("llava.model.multimodal_encoder.builder")
+    for module in (builder, arch):
+        wrap_once(module, "build_vision_tower", _with_radio_towers)
+    wrap_once(arch.LlavaMetaModel, "initialize_vision_modules", _recording_the_tower)
+    wrap_once(arch.LlavaMetaForCausalLM, "encode_images", _one_by_one)
+    wrap_once(arch.LlavaMetaForCausalLM, "prepare_inputs_labels_for_multimodal", _with_mixed_sizes)
+    for model in compat.language_models():
+        if "generate" in vars(model):
+            wrap_once(model, "generate", _without_lost_images)
+
+
+def is_radio_tower(name: str) -> bool:
+    """Whether a `--vision_tower` means a RADIO model: a known name, a file, or a RADIO directory.
+
+    A hub id counts where RADIO's authors have released a model under it.
+    """
+    if name in BUNDLED or find_release(name) is not None:
+        return True
+    path = Path(name)
+    if path.is_dir():
+        config = path / CONFIG_FILE
+        data = read_json(config) if config.is_file() else {}
+        return "backbone" in data or is_native(data) or is_remote_code(data)
+    hub_ids = {release.hub_repo for release in RELEASES.values()}
+    return path.is_file() or name.partition("@")[0] in hub_ids
+
+
+class ImageList(list[Tensor]):
+    """Images [3, H, W] of any sizes.
+
+    LLaVA stacks a plain list; a list that says it has the dimensions of a batch goes to
+    `encode_images` as it is.
+    """
+
+    ndim = 4
+    counts: Sequence[int] = ()
+
+
+def _with_radio_towers(build: Callable[..., Any]) -> Callable[..., Any]:
+    """`build_vision_tower` that knows RADIO's names besides those that it knew."""
+
+    def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
+        name = getattr(vision_tower_cfg, "mm_vision_tower", None)
+        name = name or getattr(vision_tower_cfg, "vision_tower", None)
+        if name is None or not is_radio_tower(name):
+            try:
+                return build(vision_tower_cfg, **kwargs)
+            except ValueError as error:
+                if name is None or "vision tower" not in str(error):
+                    raise
+        return RadioVisionTower(name, vision_tower_cfg, **kwargs)
+
+    return build_vision_tower
+
+
+def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
+    """`initialize_vision_modules` that writes tower, features and scale into the config.
+
+    A model that is trained further keeps its tower's choices where no flag says otherwise.
+    """
+
+    def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
+        name = model_args.vision_tower
+        unfreeze = bool(getattr(model_args, "unfreeze_mm_vision_tower", False))
+        if unfreeze and model_args.tune_mm_mlp_adapter:
+            raise ValueError(
+                "--tune_mm_mlp_adapter trains the projector alone: leave "
+                "--unfreeze_mm_vision_tower out, or train in a second stage"
+            )
+        old = self.get_vision_tower()
+        if isinstance(old, RadioVisionTower):
+            setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
+            wanted = tower_config_of(name, model_args)
+            if name != old.vision_tower_name or (unfreeze and not old.trainable):
+                self.vision_tower = None  # LLaVA builds the one that is asked for
+            elif wanted != old.tower_config:
+                old.choose(wanted)
+        initialize(self, model_args, fsdp)
+        tower = self.get_vision_tower()
+        if not isinstance(tower, RadioVisionTower):
+            return
+        _check_projector(self.mm_projector, tower)
+        tower.requires_grad_(unfreeze)
+        tower.keeps_float32 = unfreeze
+        setattr(self.config, RECORDED, tower.tower_config.to_dict())
+        self.config.unfreeze_mm_vision_tower = tower.trainable
+
+    return initialize_vision_modules
+
+
+def _check_projector(projector: Any, tower: RadioVisionTower) -> None:
+    first = next((x for x in projector.parameters() if x.ndim == 2), None)
+    if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
+        raise ValueError(
+            f"the model's projector takes features of width {first.shape[1]}, but those of "
+            f"{tower.vision_tower_name} as chosen have {tower.hidden_size}: keep the tower and "
+            "the features that the projector was trained with"
+        )
+
+
+def _one_by_one(encode: Callable[..., Any]) -> Callable[..., Any]:
+    """`encode_images` that projects the tokens of every image of an `ImageList` by themselves."""
+
+    def encode_images(self: Any, images: Any) -> Any:
+        if not isinstance(images, ImageList):
+            return encode(self, images)
+        features = self.get_model().get_vision_tower()(images)
+        projector = self.get_model().mm_projector
+        projected = [projector(tokens[None])[0] for tokens in features]
+        images.counts = [len(tokens) for tokens in projected]
+        return projected
+
+    return encode_images
+
+
+def _with_mixed_sizes(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """`prepare_inputs_labels_for_multimodal` for images of any sizes, with clear errors."""
+
+    def prepare_inputs_labels_for_multimodal(
+        self: Any,
+        input_ids: Any,
+        position_ids: Any,
+        attention_mask: Any,
+        past_key_values: Any,
+        labels: Any,
+        images: Any,
+        image_sizes: Any = None,
+    ) -> Any:
+        original = functools.partial(prepare, self, input_ids, position_ids, attention_mask)
+        if input_ids is None or input_ids.shape[1] == 1:
+            return original(past_key_values, labels, images, image_sizes)
+        if images is None:
+            refuse_lost_images(input_ids)
+        if images is None or not isinstance(self.get_vision_tower(), RadioVisionTower):
+            return original(past_key_values, labels, images, image_sizes)
+        tokens = tokens_per_sample(input_ids, attention_mask)
+        listed = _matched(images, tokens, self.get_vision_tower())
+        results = original(past_key_values, labels, listed, image_sizes)
+        _count_truncation(self, input_ids, attention_mask, tokens, listed, results[4])
+        return results
+
+    return prepare_inputs_labels_for_multimodal
+
+
+def _without_lost_images(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """`generate` that says what is wrong with a prompt that has `<image>` but no image."""
+
+    def generate_with_images(
+        self: Any, inputs: Any = None, images: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        if images is None and isinstance(inputs, Tensor):
+            refuse_lost_images(inputs)
+        return generate(self, inputs, images, *args, **kwargs)
+
+    return generate_with_images
+
+
+def refuse_lost_images(input_ids: Tensor) -> None:
+    """Raise ValueError where token ids [B, L] have `<image>` though no images are given."""
+    count = int((input_ids == IMAGE_TOKEN_INDEX).sum())
+    if count:
+        raise ValueError(f"the text has <image> {count} time(s), but no image was given")
+
+
+def tokens_per_sample(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    """How often `<image>` is in each of the token ids [B, L] where they are not masked."""
+    found = input_ids == IMAGE_TOKEN_INDEX
+    if attention_mask is not None:
+        found = found & attention_mask.bool()
+    counts: list[int] = found.sum(dim=1).tolist()
+    return counts
+
+
+def _matched(images: Any, tokens: Sequence[int], tower: RadioVisionTower) -> Any:
+    """Images in the order of their `<image>`, with an empty one for each text without any.
+
+    LLaVA uses up one image for a text without `<image>`; its own data sets give a black one.
+
+    Raises:
+        ValueError: the numbers do not match, or a text without `<image>` has a real image.
+    """
+    tiled = images.ndim == 5 if isinstance(images, Tensor) else any(x.ndim == 4 for x in images)
+    listed = list(images)
+    if len(listed) == sum(tokens) and not tiled:
+        step = tower.image_processor.step
+        empty = torch.zeros(3, step, step, dtype=listed[0].dtype) if listed else None
+        remaining = iter(listed)
+        listed = [
+            empty if empty_sample else next(remaining)
+            for count in tokens
+            for empty_sample in ([False] * count or [True])
+        ]
+    if len(listed) != sum(max(1, count) for count in tokens):
+        raise ValueError(
+            f"{len(listed)} image(s) were given for {sum(tokens)} <image> in a batch of "
+            f"{len(tokens)} text(s): give one image for each <image>, in their order"
+        )
+    position = 0
+    for sample, count in enumerate(tokens):
+        if count == 0 and bool(listed[position].any()):
+            raise ValueError(f"text {sample} of the batch has an image, but no <image> to put it")
+        position += max(1, count)
+    return images if tiled else ImageList(listed)
+
+
+def _count_truncation(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    tokens: Sequence[int],
+    images: Any,
+    embeds: Tensor | None,
+) -> None:
+    """Count what LLaVA has cut off at `tokenizer_model_max_length`."""
+    limit = getattr(model.config, "tokenizer_model_max_length", None)
+    if limit is None or embeds is None or embeds.shape[1] < limit:
+        return
+    counter = Truncation.of(model)
+    if not isinstance(images, ImageList):  # tiles: how they are merged is LLaVA's own affair
+        counter.add(limit, [limit + 1])
+        return
+    counts = iter(images.counts)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    texts = mask.bool().sum(dim=1).tolist()
+    lengths = []
+    for text, count in zip(texts, tokens, strict=True):
+        of_images = sum(next(counts) for _ in range(max(1, count)))
+        lengths.append(text - count + (of_images if count else 0))
+    counter.add(limit, lengths)

@@ -1,0 +1,222 @@
+"""A RADIO model with the interface of LLaVA's vision towers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from radio_core.models.radio import RadioModel
+from radio_core.zoo.load import load_model
+from radio_llava.features import tower_features
+from radio_llava.images import RadioImageProcessor
+from radio_llava.shape import TowerShape, shape_before_loading, shape_of
+from radio_llava.tower_config import TowerConfig, tower_config_of
+
+
+class RadioVisionTower(nn.Module):
+    """RADIO in the place of LLaVA's CLIP: images of any size in, their tokens out.
+
+    Args:
+        vision_tower: the RADIO model, as `radio_core.load_model` takes it.
+        args: LLaVA's model arguments, or the config of a LLaVA model; see `tower_config_of`. With
+            `unfreeze_mm_vision_tower` the weights are trained too.
+        delay_load: leave the weights for `load_model`. The parameters of a tower that is trained
+            exist at once all the same: they are in the LLaVA model's own files.
+
+    Attributes:
+        is_loaded: whether the weights are there.
+        tower_config: the features and the image size.
+        image_processor: the `RadioImageProcessor`, once loaded.
+        radio: the model, once loaded.
+        trainable: whether the weights are to be trained, or have been.
+        keeps_float32: `to` leaves out a cast to float16. LLaVA's training casts every tower to
+            it unless it runs in bfloat16, but an optimizer cannot train float16 weights.
+
+    Raises:
+        ValueError: a choice that makes no sense, an unknown model.
+    """
+
+    image_processor: RadioImageProcessor
+    radio: RadioModel
+
+    def __init__(self, vision_tower: str, args: Any, delay_load: bool = False) -> None:
+        super().__init__()
+        self.is_loaded = False
+        self.vision_tower_name = vision_tower
+        self.tower_config = tower_config_of(vision_tower, args)
+        select = getattr(args, "mm_vision_select_feature", "patch") or "patch"
+        if select != "patch":
+            raise ValueError(
+                f"mm_vision_select_feature {select!r}: a RADIO tower gives patches; use 'patch'"
+            )
+        self.trainable = bool(getattr(args, "unfreeze_mm_vision_tower", False))
+        self.keeps_float32 = False
+        self._kept: dict[str, Tensor] = {}
+        if self.trainable:
+            self._build()
+            # transformers leaves buffers that are not in its files without values
+            self._kept = {name: buffer.clone() for name, buffer in self.radio.named_buffers()}
+        if not delay_load:
+            self.load_model()
+
+    def load_model(self, device_map: Any = None) -> None:
+        """Load the weights, in eval mode and (unless they are to be trained) frozen.
+
+        Args:
+            device_map: as transformers takes it; the tower goes to one device as a whole.
+
+        Raises:
+            ValueError: unknown model, or features that it has not; the known ones are listed.
+        """
+        if self.is_loaded:
+            return
+        if self.trainable:
+            self._restore_buffers()
+        else:
+            self._build()
+        shape_of(self.radio, self.tower_config)  # refuses unknown adaptors and layers now
+        self.image_processor = RadioImageProcessor(
+            self.tower_config.resolution,
+            self.radio.min_resolution_step,
+            self.tower_config.aspect,
+            self.radio.config.mean,
+            self.radio.config.std,
+        )
+        self.is_loaded = True
+        device = _device_of(device_map)
+        if device is not None:
+            self.to(device)
+
+    def choose(self, config: TowerConfig) -> None:
+        """Take other features or another image size of the same model, from `load_model` on."""
+        assert config.model == self.tower_config.model
+        self.tower_config = config
+        self.is_loaded = False
+
+    def _build(self) -> None:
+        """Read the model, as it was released."""
+        with _plain_tensors():
+            self.radio = load_model(self.tower_config.model, dtype=torch.float32)
+        self.radio.requires_grad_(self.trainable)
+
+    def _restore_buffers(self) -> None:
+        """Give the buffers their values (training never changes them), beside the weights."""
+        first = next(self.radio.backbone.parameters())
+        for name, value in self._kept.items():
+            owner, _, leaf = name.rpartition(".")
+            cast = value.is_floating_point() and not name.startswith("conditioner.")
+            placed = value.to(first.device, first.dtype if cast else value.dtype)
+            setattr(self.radio.get_submodule(owner), leaf, placed)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no weight of the tower is to be trained."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def train(self, mode: bool = True) -> "RadioVisionTower":
+        """Stay in eval mode, also while the weights are trained.
+
+        What RADIO's own training does besides (crops of the position grid, statistics of a batch)
+        has no place here.
+        """
+        super().train(False)
+        return self
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Encode images; no gradients are kept where the tower is frozen.
+
+        Args:
+            images: [B, 3, H, W], or several [3, H, W] of any sizes, from `image_processor`.
+
+        Returns:
+            [B, N, C] for a tensor, else a list of [N_i, C]; in the dtype of the images.
+
+        Raises:
+            ValueError: sides that are no multiples of the model's step, or features that are too
+                large for float16.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            placed = [image.to(self.device) for image in images]
+            features = tower_features(self.radio, placed, self.tower_config)
+            if self.dtype == torch.float16 and not all(x.isfinite().all() for x in features):
+                raise ValueError(
+                    f"features of {self.vision_tower_name} overflow in float16: use --bf16 True"
+                )
+            results = [x.to(image.dtype) for x, image in zip(features, images, strict=True)]
+        return torch.stack(results) if isinstance(images, Tensor) else results
+
+    @property
+    def dummy_feature(self) -> Tensor:
+        """One token [1, C] of zeros."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which the backbone computes."""
+        return next(self.radio.backbone.parameters()).dtype if self.is_loaded else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.radio.parameters()).device if self.is_loaded else torch.device("cpu")
+
+    @property
+    def config(self) -> TowerShape:
+        """The tower's sizes. Weights are loaded only where nothing else tells them."""
+        known = None if self.is_loaded else shape_before_loading(self.tower_config)
+        if known is not None:
+            return known
+        self.load_model()
+        return shape_of(self.radio, self.tower_config)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width C of the features."""
+        return self.config.hidden_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        """Tokens along one side of a square image."""
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Tokens of a square image, the most that an image can have."""
+        return self.num_patches_per_side**2
+
+    def to(self, *args: Any, **kwargs: Any) -> "RadioVisionTower":
+        """As `nn.Module.to`, with the exception of `keeps_float32`."""
+        if self.keeps_float32 and kwargs.get("dtype") == torch.float16:
+            kwargs = kwargs | {"dtype": torch.float32}
+        super().to(*args, **kwargs)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RadioVisionTower":
+        """Move and cast; the normalisation of the pixels keeps its float32."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.is_loaded or self.trainable:
+            self.radio.conditioner.float()
+        return self
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Real float32 tensors, also where transformers builds a model on the meta device."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _device_of(device_map: Any) -> torch.device | None:
+    """The one device of a device map; None where it names none."""
+    if isinstance(device_map, dict):
+        device_map = device_map.get("")
+    if device_map == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return None if device_map is None else torch.device(device_map)

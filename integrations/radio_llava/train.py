@@ -1,0 +1,133 @@
+"""Train LLaVA with a RADIO vision tower: `python -m radio_llava.train FLAGS`, or under a launcher.
+
+All flags are those of LLaVA's own `train.py`, and besides them:
+
+    --vision_tower radio_b|l|h|g, c-radio_..., e-radio_..., toy, a release, a file or a directory
+    --radio_resolution PIXELS       long edge of the images (432)
+    --radio_aspect native|pad|square
+    --radio_layers I ...            blocks whose features are put side by side, -1 for the last
+    --radio_adaptor NAME            the features of an adaptor instead
+    --radio_normalize none|layer_norm|unit_scale
+    --unfreeze_mm_vision_tower True
+    --attn_implementation NAME      flash_attention_2 for what LLaVA's train_mem.py does
+
+RADIO is meant for images in their own aspect ratio: leave out `--image_aspect_ratio pad`, which
+pads them to squares first. `--mm_vision_select_layer` is CLIP's, and has no effect on RADIO.
+"""
+
+import dataclasses
+import inspect
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from radio_llava import compat
+from radio_llava.data import CheckedDataset, MixedSizes
+from radio_llava.images import RadioImageProcessor
+from radio_llava.registration import register
+
+_HELP = {
+    "radio_resolution": "Long edge of the images in pixels.",
+    "radio_aspect": "native, pad or square.",
+    "radio_layers": "Blocks whose features are put side by side; -1 for the last.",
+    "radio_adaptor": "Name of the adaptor whose features are taken.",
+    "radio_normalize": "Scale of the features: none, layer_norm or unit_scale.",
+    "unfreeze_mm_vision_tower": "Train the vision tower too.",
+}
+_TYPES: dict[str, Any] = {
+    "radio_resolution": int | None,
+    "radio_aspect": str | None,
+    "radio_layers": list[int] | None,
+    "radio_adaptor": str | None,
+    "radio_normalize": str | None,
+    "unfreeze_mm_vision_tower": bool,
+}
+_FLASH = "flash_attention_2"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train as the flags say; returns the exit code.
+
+    Raises:
+        ImportError: LLaVA is not installed, or transformers is too old.
+        ValueError: flags, data or images that do not fit.
+    """
+    register()
+    train = compat.apply_to_training()
+    _extend(train)
+    flags, attention = _take_attention(argv)
+    options = _attention_options(train, attention)
+    sys.argv = [sys.argv[0], *compat.modern_flags(flags, train.TrainingArguments)]
+    train.train(**options)
+    return 0
+
+
+def _extend(train: ModuleType) -> None:
+    """Give LLaVA's training our flags, and our checks of its data."""
+    compat.wrap_once(train, "make_supervised_data_module", _checked)
+    known = {field.name for field in dataclasses.fields(train.ModelArguments)}
+    fields = [
+        (name, kind, dataclasses.field(default=_default(kind), metadata={"help": _HELP[name]}))
+        for name, kind in _TYPES.items()
+        if name not in known
+    ]
+    if fields:
+        bases = (train.ModelArguments,)
+        extended = dataclasses.make_dataclass("ModelArguments", fields, bases=bases)
+        vars(train)["ModelArguments"] = extended
+
+
+def _default(kind: Any) -> Any:
+    return False if kind is bool else None
+
+
+def _checked(make: Any) -> Any:
+    """`make_supervised_data_module` whose data is checked, where the tower is RADIO."""
+
+    def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+        module: dict[str, Any] = make(tokenizer=tokenizer, data_args=data_args)
+        if isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
+            module["train_dataset"] = CheckedDataset(module["train_dataset"])
+            module["data_collator"] = MixedSizes(module["data_collator"])
+        return module
+
+    return make_supervised_data_module
+
+
+def _take_attention(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """The flags without `--attn_implementation`, and its value."""
+    rest: list[str] = []
+    value = None
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, given = argument.partition("=")
+        if name == "--attn_implementation":
+            value = given if equals else next(arguments, None)
+            if value is None:
+                raise ValueError("--attn_implementation needs a value, such as sdpa")
+        else:
+            rest.append(argument)
+    return rest, value
+
+
+def _attention_options(train: ModuleType, attention: str | None) -> dict[str, Any]:
+    """Arguments for LLaVA's `train`; its older versions are patched for flash attention."""
+    if attention is None:
+        return {}
+    if attention == _FLASH and find_spec("flash_attn") is None:
+        warnings.warn("flash_attn is not installed: training without it", stacklevel=2)
+        return {}
+    if "attn_implementation" in inspect.signature(train.train).parameters:
+        return {"attn_implementation": attention}
+    if attention != _FLASH:
+        raise ValueError(f"--attn_implementation: this version of LLaVA knows {_FLASH} alone")
+    patch = compat.require_llava("llava.train.llama_flash_attn_monkey_patch")
+    patch.replace_llama_attn_with_flash_attn()
+    return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""What importing radio_llava.hf costs and needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def printed(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_importing_it_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, radio_llava.hf; print({'torch', 'transformers'} & set(sys.modules))"
+    assert printed(code) == "set()"
+
+
+def test_without_transformers_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['transformers'] = None; import radio_llava.hf\n"
+        "try: radio_llava.hf.register\n"
+        "except ImportError as error: print(error)"
+    )
+    assert "pip install 'radio-toolkit[llava]'" in printed(code)
+
+
+def test_names_are_listed_and_unknown_ones_refused() -> None:
+    pytest.importorskip("transformers", reason="needs the extra 'llava'")
+    from radio_llava import hf
+
+    assert set(hf.__all__) <= set(dir(hf))
+    assert all(getattr(hf, name).__module__.startswith("radio_llava.hf.") for name in hf.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hf.nothing  # noqa: B018
+
+
+def test_versions_of_transformers_that_are_too_old_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'llava'")
+    from radio_llava.hf import register
+
+    monkeypatch.delattr(transformers.ProcessorMixin, "replace_image_token")
+    with pytest.raises(ImportError, match=rf"transformers {transformers.__version__} is too old"):
+        register()
