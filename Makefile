@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-EXTRAS := train,clip,sam,hf,eval
+EXTRAS := train,clip,sam,llava,hf,eval
+# LLaVA's own code, without its pins, which are for the versions of 2023.
+LLAVA := --no-deps llava-torch
 
 .PHONY: quickstart test lint format clean
 
@@ -34,8 +36,10 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	$(PIP) -e '.[$(EXTRAS)]'
+	$(PIP) $(LLAVA)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	$(PIP) -e '.[$(EXTRAS),dev]'
+	$(PIP) $(LLAVA)
 	@touch $@
