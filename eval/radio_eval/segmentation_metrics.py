@@ -49,14 +49,13 @@ class ConfusionMatrix:
             )
         keep = label != self.ignore_index
         pred, true = prediction[keep].long(), label[keep].long()
-        for name, values in (("prediction", pred), ("label", true)):
-            if (
-                values.numel()
-                and not 0 <= int(values.min()) <= int(values.max()) < self.num_classes
-            ):
+        ignored = f" and {self.ignore_index} (ignored)"
+        for name, values, also in (("prediction", pred, ""), ("label", true, ignored)):
+            outside = values[(values < 0) | (values >= self.num_classes)]
+            if outside.numel():
                 raise ValueError(
-                    f"{name} holds class {int(values.max())}; valid are 0 to "
-                    f"{self.num_classes - 1} and {self.ignore_index} (ignored)"
+                    f"{name} holds class {int(outside.max())}; "
+                    f"valid are 0 to {self.num_classes - 1}{also}"
                 )
         cells = torch.bincount(true * self.num_classes + pred, minlength=self.num_classes**2)
         self.counts += cells.view(self.num_classes, self.num_classes).cpu()

@@ -1,15 +1,17 @@
-"""Score files of predictions, without a model: masks (COCO) and answers to questions (VQA)."""
+"""Score files of predictions, without a model: masks, label maps and answers to questions."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 from radio_core.commands import UsageError, parse
 from radio_eval.commands.score_masks import CocoSegmOptions, MaskScoreOptions, SamMiouOptions
+from radio_eval.commands.score_seg import SegMiouOptions
 from radio_eval.commands.score_vqa import VQA_SCORES, VqaScoreOptions
 
-TASKS: dict[str, Callable[..., MaskScoreOptions | VqaScoreOptions]] = {
+TASKS: dict[str, Callable[..., MaskScoreOptions | SegMiouOptions | VqaScoreOptions]] = {
     "sam-miou": SamMiouOptions,
     "coco-segm": CocoSegmOptions,
+    "seg-miou": SegMiouOptions,
     **VQA_SCORES,
 }
 
@@ -33,9 +35,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _shown(value: float | int | Mapping[str, float] | None) -> str:
+def _shown(value: float | int | Mapping[str, float] | Sequence[float | None] | None) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, Sequence):
+        return ", ".join(_shown(part) for part in value)
     return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,166 @@
+"""The text side of an adaptor: its teacher's own tokenizer and text tower, on token ids."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from radio_core.extras import require
+from radio_core.teachers.text import (
+    SIGLIP2_TOKENS,
+    OpenClipText,
+    Siglip2Text,
+    canonical_text,
+    load_text_tower,
+)
+
+OPEN_CLIP_SCALE = 1 / 0.07
+"""The factor of the logits with which open_clip starts a training."""
+
+
+class Tokenizer(Protocol):
+    """What open_clip's `get_tokenizer` returns."""
+
+    context_length: int
+
+    def __call__(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+        """Token ids [T, context_length] int64 of T texts, cut or padded to that length."""
+        ...
+
+
+class SiglipTokenizer:
+    """A SigLIP2 tokenizer, called like open_clip's.
+
+    Args:
+        tokenizer: transformers' tokenizer of the model.
+
+    Attributes:
+        context_length: tokens a text: shorter ones are padded, longer ones cut.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = SIGLIP2_TOKENS
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
+        """Token ids [T, context_length] int64 of T texts, made canonical as SigLIP2 wants them."""
+        texts = [texts] if isinstance(texts, str) else texts
+        ids: Tensor = self.tokenizer(
+            [canonical_text(text) for text in texts],
+            padding="max_length",
+            max_length=context_length or self.context_length,
+            truncation=True,
+            return_tensors="pt",
+        )["input_ids"]
+        return ids
+
+
+class TextEncoder(nn.Module):
+    """A frozen text tower on token ids, always in eval mode.
+
+    Args:
+        tower: a tower of `radio_core.teachers.text`.
+        tokenizer: makes its token ids.
+        vocab_size: number of token ids; None where the tower does not say.
+        scale: the teacher's factor of the logits, not its logarithm.
+        bias: what the teacher adds to the logits; None for a teacher without (CLIP).
+
+    Attributes:
+        context_length: tokens a text.
+    """
+
+    def __init__(
+        self,
+        tower: OpenClipText | Siglip2Text,
+        tokenizer: Tokenizer,
+        vocab_size: int | None,
+        scale: float,
+        bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.scale = scale
+        self.bias = bias
+        self.context_length = tokenizer.context_length
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids [T, L] int64 to embeddings [T, D], not normalised."""
+        if isinstance(self.tower, OpenClipText):
+            embeddings: Tensor = self.tower.model.encode_text(tokens)
+        else:
+            embeddings = self.tower.model(input_ids=tokens).pooler_output
+        return embeddings
+
+
+def load_text_encoder(source: str, path: str | Path | None = None) -> TextEncoder:
+    """Load a text tower with its tokenizer and the scale and bias of its logits.
+
+    Args:
+        source: as `radio_core.teachers.text.load_text_tower` takes it, as the next one.
+        path: weights to take instead of a download.
+
+    Raises:
+        UnknownTeacher, FileNotFoundError, ValueError, ImportError: as `load_text_tower`.
+    """
+    tower = load_text_tower(source, path)
+    if isinstance(tower, OpenClipText):
+        model = tower.model
+        bias = getattr(model, "logit_bias", None)
+        return TextEncoder(
+            tower,
+            tower.tokenizer,  # type: ignore[arg-type]  # open_clip's and ours have the attribute
+            getattr(model, "vocab_size", None),
+            float(model.logit_scale.exp()),
+            None if bias is None else float(bias),
+        )
+    assert isinstance(tower, Siglip2Text)
+    tokenizer = SiglipTokenizer(tower.tokenizer)
+    scale, bias = _siglip_logits(path or source.partition(":")[2])
+    return TextEncoder(tower, tokenizer, tower.model.config.vocab_size, scale, bias)
+
+
+def _siglip_logits(place: str | Path) -> tuple[float, float | None]:
+    """Scale and bias of the logits, which are not part of a SigLIP2's text tower.
+
+    Args:
+        place: a directory, or a hub id whose files are in the cache.
+    """
+    folder = Path(place)
+    if not folder.exists():
+        hub = require("huggingface_hub", extra="hf")
+        folder = Path(
+            hub.snapshot_download(
+                str(place), local_files_only=True, allow_patterns=["*.safetensors"]
+            )
+        )
+    found = _scalars(folder, ("logit_scale", "logit_bias"))
+    if "logit_scale" in found:
+        return float(found["logit_scale"].exp()), (
+            float(found["logit_bias"]) if "logit_bias" in found else None
+        )
+    warnings.warn(
+        f"{place} holds no logit_scale: open_clip's initial one is used. Probabilities depend on "
+        "it, the order of the classes does not",
+        stacklevel=4,
+    )
+    return OPEN_CLIP_SCALE, None
+
+
+def _scalars(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Those of the named tensors of one number that the safetensors files of a folder hold."""
+    from safetensors import safe_open
+
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in set(names) & set(file.keys()):
+                value: Tensor = file.get_tensor(name).float()
+                if value.numel() != 1 or not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{path}: {name} must be one finite number")
+                found[name] = value
+    return found
