@@ -50,18 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(commands[name], rest)
 
 
-def find_commands() -> dict[str, EntryPoint]:
+def find_commands(group: str = GROUP) -> dict[str, EntryPoint]:
     """The installed sub-commands by name, sorted; nothing of them is imported.
+
+    Args:
+        group: of entry points. A command whose actions come from several packages has a group of
+            its own, such as ``radio.llava``.
 
     Raises:
         ValueError: two distributions give the same name to different functions.
     """
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise ValueError(
-                f"two installed packages define 'radio {entry.name}': "
+                f"two installed packages define {entry.name!r} of {group}: "
                 f"{other.value} and {entry.value}; uninstall one"
             )
     return dict(sorted(found.items()))
@@ -69,8 +73,6 @@ def find_commands() -> dict[str, EntryPoint]:
 
 def help_text(commands: Mapping[str, EntryPoint]) -> str:
     """What ``radio --help`` prints: one line a command."""
-    width = max((len(name) for name in commands), default=0)
-    lines = [f"  {name:<{width}}  {summary(entry.module)}" for name, entry in commands.items()]
     return "\n".join(
         [
             "usage: radio COMMAND [OPTIONS]",
@@ -78,12 +80,19 @@ def help_text(commands: Mapping[str, EntryPoint]) -> str:
             "Distil several vision foundation models into one, use it, evaluate and export it.",
             "",
             "commands:",
-            *(line.rstrip() for line in lines),
+            *summaries(commands),
             "",
             "'radio COMMAND --help' tells a command's options; 'radio --version' the version.",
             "RADIO_DEBUG=1 shows the traceback of a command that fails.",
         ]
     )
+
+
+def summaries(commands: Mapping[str, EntryPoint]) -> list[str]:
+    """A line a command: its name and what it does."""
+    width = max((len(name) for name in commands), default=0)
+    lines = [f"  {name:<{width}}  {summary(entry.module)}" for name, entry in commands.items()]
+    return [line.rstrip() for line in lines]
 
 
 def summary(module: str) -> str:

@@ -1,1 +1,1 @@
-"""Maintainers' scripts: how the bundled weights came to be."""
+"""Maintainers' scripts: how the bundled weights came to be; and examples."""

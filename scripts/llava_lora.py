@@ -31,7 +31,6 @@ from accelerate import (  # type: ignore[import-untyped]
 )
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from peft import LoraConfig, get_peft_model
-from PIL import Image
 from rich.progress import track
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
@@ -44,6 +43,8 @@ from transformers import (
 )
 
 from radio_core import load_model
+from radio_core.data.images import load_rgb
+from radio_llava.data import check_samples
 from radio_llava.hf import RadioLlavaProcessor, build_llava, build_processor
 from radio_llava.hf.chat_template import LLAVA_V1
 from radio_llava.tower_config import TowerConfig
@@ -61,6 +62,7 @@ def main() -> None:
     accelerator = Accelerator(kwargs_handlers=[unused])
     set_seed(options.seed)
     samples: list[Sample] = json.loads(options.data.read_text(encoding="utf-8"))
+    check_samples(samples, options.images)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     model, processor = build(options, samples, dtype)
     lora = LoraConfig(
@@ -173,14 +175,17 @@ class Collator:
         return dict(batch) | {"labels": batch["input_ids"].masked_fill(~learnt, IGNORED)}
 
     def messages(self, sample: Sample) -> list[dict[str, Any]]:
-        """A conversation of LLaVA's as the chat template takes it."""
+        """A conversation of LLaVA's as the chat template takes it; it may have several images."""
+        given = sample.get("image", [])
+        names = iter([given] if isinstance(given, str) else given)
         messages: list[dict[str, Any]] = []
         for turn in sample["conversations"]:
-            text = turn["value"].replace("<image>", "").strip()
-            parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
-            if "<image>" in turn["value"]:
-                image = Image.open(self.images / sample["image"]).convert("RGB")
-                parts.append({"type": "image", "image": image})
+            text, count = turn["value"], turn["value"].count("<image>")
+            parts: list[dict[str, Any]] = [
+                {"type": "image", "image": load_rgb(self.images / name, upright=False)}
+                for name in itertools.islice(names, count)
+            ]
+            parts.append({"type": "text", "text": text.replace("<image>", "").strip()})
             role = "user" if turn["from"] == "human" else "assistant"
             messages.append({"role": role, "content": parts})
         return messages

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,24 @@ def data_uri(picture: Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def environment() -> Any:
+    """Templates of this package; all texts are escaped, and pictures can become data URIs.
+
+    Raises:
+        ImportError: jinja2 is missing; the message names the extra.
+    """
+    jinja2 = require("jinja2", extra="eval")
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("radio_eval.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["data_uri"] = data_uri
+    return made
+
+
 def render_report(
     results: Results,
     *,
@@ -67,24 +86,19 @@ def render_report(
         charts: training curves.
         galleries: pictures.
     """
-    jinja2 = require("jinja2", extra="eval")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("radio_eval.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    html: str = environment.get_template("report.html.j2").render(
-        results=results,
-        data=results.to_json(),
-        tasks=TASKS,
-        title=title,
-        charts=charts,
-        galleries=galleries,
-        width=WIDTH,
-        height=HEIGHT,
+    html: str = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            data=results.to_json(),
+            tasks=TASKS,
+            title=title,
+            charts=charts,
+            galleries=galleries,
+            width=WIDTH,
+            height=HEIGHT,
+        )
     )
     return html
 

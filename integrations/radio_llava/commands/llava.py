@@ -1,92 +1,23 @@
-"""LLaVA-1.5 with RADIO as its vision tower: radio llava {train,tokens} ..."""
+"""LLaVA-1.5 with RADIO as its vision tower: radio llava {train,chat,eval,quickstart,...} ..."""
 
-import json
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
 
-import tyro
-from PIL import Image
+from radio_core.cli import find_commands, summaries
+from radio_core.commands import UsageError
 
-from radio_core.commands import UsageError, parse
-from radio_core.data.folder import ImageFiles
-from radio_core.data.images import SAFE_FORMATS, printable
-
-_USAGE = """usage: radio llava train FLAGS
-       radio llava tokens DIR [OPTIONS]
-
-train   every flag of LLaVA's own train.py, with RADIO models as --vision_tower
-tokens  how many image tokens the images of a folder become
-
-'radio llava ACTION --help' tells the options."""
-
-_ACTIONS = {
-    "train": "radio_llava.train:main",
-    "tokens": "radio_llava.commands.llava:tokens",
-}
-"""Action -> "module:function", called as `function(argv) -> int`; imported when it runs."""
+GROUP = "radio.llava"
+"""Entry point group of the actions, each called as `function(argv) -> int`."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `radio llava ACTION ...`; returns the exit code."""
+    """Run `radio llava ACTION ...`; returns the exit code. An action is imported when it runs."""
+    actions = find_commands(GROUP)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
+        lines = summaries(actions)
+        print("\n".join(["usage: radio llava ACTION [OPTIONS]", "", "actions:", *lines]))
+        print("\n'radio llava ACTION --help' tells an action's options.")
         return 0 if argv else 2
     action, *rest = argv
-    if action not in _ACTIONS:
-        raise UsageError(f"unknown action {action!r}; known: {', '.join(_ACTIONS)}")
-    module, _, function = _ACTIONS[action].partition(":")
-    run: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-    return run(rest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokensOptions:
-    """How many image tokens the images of a folder become, in their own aspect ratio."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Folder with images, searched through with all folders in it."""
-    resolution: int = 432
-    """Long edge that the images are resized to, in pixels."""
-    patch: int = 16
-    """Side in pixels of one token."""
-    json: Path | None = None
-    """Also write count, mean, min, max and the skipped files into this file."""
-
-    def __post_init__(self) -> None:
-        if min(self.resolution, self.patch) < 1:
-            raise ValueError("resolution and patch must be at least 1 pixel")
-
-
-def tokens(argv: Sequence[str]) -> int:
-    """Run `radio llava tokens DIR`; returns the exit code.
-
-    Raises:
-        ValueError: the folder has no readable image.
-    """
-    from radio_llava.images import token_count  # needs torch
-
-    options = parse(TokensOptions, argv, prog="radio llava tokens")
-    files = ImageFiles(options.folder)
-    counts = []
-    for index in range(len(files)):
-        try:
-            with Image.open(files.path(index), formats=SAFE_FORMATS) as image:
-                width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            files.skipped.add(files.path(index), f"not an image: {error}")
-            continue
-        counts.append(token_count(height, width, options.resolution, options.patch))
-    for path, reason in files.skipped:
-        print(f"{printable(path)}: {reason}", file=sys.stderr)
-    mean = sum(counts) / len(counts)
-    print(f"{mean:.1f} tokens an image on average ({min(counts)} to {max(counts)})")
-    print(f"{len(counts)} images, long edge {options.resolution}, patch {options.patch}")
-    if options.json is not None:
-        values = {"count": len(counts), "mean": mean, "min": min(counts), "max": max(counts)}
-        result = values | {"skipped": dict(files.skipped)}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    if action not in actions:
+        raise UsageError(f"unknown action {action!r}; known: {', '.join(actions)}")
+    return int(actions[action].load()(rest))

@@ -66,11 +66,14 @@ def llava_pretrain(records: Iterable[SceneRecord]) -> list[Json]:
 def llava_instruct(records: Iterable[SceneRecord]) -> list[Json]:
     """LLaVA's second stage: all questions on an image in one conversation, short answers.
 
-    As in LLaVA-1.5's mixture, only the first turn carries the request for a short answer.
+    As in LLaVA-1.5's mixture, only the first turn carries the request for a short answer. Each
+    image begins with another of its questions: asked alone, every kind then looks as in training.
     """
     entries = []
     for record in records:
         turns = [(question.text, question.answer) for question in record.questions]
+        first = record.image_id % len(turns)
+        turns = turns[first:] + turns[:first]
         turns[0] = (f"{turns[0][0]}\n{SHORT_ANSWER_PROMPT}", turns[0][1])
         entries.append(_conversation(f"{record.image_id:012d}", record.image, turns))
     return entries

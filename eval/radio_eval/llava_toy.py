@@ -1,0 +1,159 @@
+"""Toy LLaVAs with different eyes: the same training with RADIO, with CLIP, and with none."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from radio_core.data.toyworld.export import MANIFEST, export
+from radio_core.extras import require
+from radio_core.teachers import load_teacher
+from radio_eval.progress import Progress
+from radio_eval.vqa.run import evaluate_vqa
+from radio_eval.vqa.tasks import find_vqa_data
+from radio_llava.toy import ToyTraining, train_toy_llava
+
+TASK = "gqa"
+SPLITS = ("train", "val")
+_NOISE_SIDE = 32  # pixels; resized like every other picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyLlavaSizes:
+    """How much of the toy world the language models see.
+
+    Attributes:
+        train: scenes that are trained on.
+        val: held-out scenes that are asked about, about eight questions each.
+        seed: the world.
+    """
+
+    train: int = 6000
+    val: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One of the LLaVAs that are compared.
+
+    Attributes:
+        name: of its row and of its folder.
+        tower: makes the `--vision_tower`, given a folder for files.
+        images: makes the folder of pictures, given the export's `vqa` folder and one for files.
+        options: further flags of its training.
+    """
+
+    name: str
+    tower: Callable[[Path], str]
+    images: Callable[[Path, Path], Path]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def contestants(resolution: int) -> list[Contestant]:
+    """RADIO's bundled student; the same with noise for pictures; toy-clip in LLaVA's CLIP tower.
+
+    Args:
+        resolution: long edge in pixels of the images that RADIO gets. toy-clip takes 64.
+    """
+    radio = {"radio_resolution": str(resolution)}
+    return [
+        Contestant(name="toy", tower=_student, images=_pictures, options=radio),
+        Contestant(name="blind", tower=_student, images=noise_images, options=radio),
+        Contestant(name="toy-clip", tower=clip_tower, images=_pictures),
+    ]
+
+
+def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> Path:
+    """Export the toy world's questions, unless that is done; returns their folder."""
+    wanted = {"seed": sizes.seed, "train": sizes.train, "val": sizes.val, "parts": ["vqa"]}
+    manifest = folder / MANIFEST
+    if manifest.is_file() and json.loads(manifest.read_text()) == wanted | {"complete": True}:
+        return folder / "vqa"
+    export(
+        folder,
+        sizes.train,
+        sizes.val,
+        seed=sizes.seed,
+        parts=("vqa",),
+        overwrite=manifest.is_file(),
+        progress=lambda done, total: progress("scenes", done, total),
+    )
+    return folder / "vqa"
+
+
+def run_contestant(
+    contestant: Contestant, out: Path, data: Path, training: ToyTraining, progress: Progress
+) -> dict[str, Any]:
+    """Train one LLaVA and ask it the held-out questions; what is finished is not repeated.
+
+    Args:
+        contestant: which.
+        out: folder for everything that it writes.
+        data: the export's `vqa` folder.
+        training: the same for all.
+        progress: hears of the questions; LLaVA's training shows its own bar.
+
+    Returns:
+        What `evaluate_vqa` returns.
+    """
+    from radio_llava.answering import load_answerer
+
+    out.mkdir(parents=True, exist_ok=True)
+    images = contestant.images(data, out)
+    model = train_toy_llava(
+        out,
+        tower=contestant.tower(out),
+        data=data,
+        images=images,
+        training=training,
+        options=contestant.options,
+    )
+    asked = replace(find_vqa_data(TASK, data, "val"), images=images)
+    answers = out / f"{TASK}_answers.jsonl"
+    return evaluate_vqa(
+        load_answerer(model), asked, answers, batch_size=32, max_new_tokens=16, progress=progress
+    )
+
+
+def _student(folder: Path) -> str:
+    return "toy"
+
+
+def clip_tower(folder: Path) -> str:
+    """toy-clip in the form that LLaVA's own CLIP tower reads, written below `folder`."""
+    require("open_clip", extra="clip")
+    from radio_llava.clip_vision import save_clip_vision
+
+    place = folder / "toy-clip-vision"
+    if not (place / "preprocessor_config.json").is_file():
+        save_clip_vision(load_teacher("toy-clip").model, place)
+    return str(place.resolve())
+
+
+def _pictures(data: Path, folder: Path) -> Path:
+    return data / "images"
+
+
+def noise_images(data: Path, folder: Path) -> Path:
+    """Noise under the names of the export's pictures, written below `folder`.
+
+    Every picture gets noise of its own, so that it could be told from the others, but says nothing
+    of the scene.
+    """
+    place = folder / "noise"
+    done = place / "complete"
+    if done.is_file():
+        return place
+    rng = np.random.default_rng(0)
+    for split in SPLITS:
+        (place / split).mkdir(parents=True, exist_ok=True)
+        for picture in sorted((data / "images" / split).iterdir()):
+            noise = rng.integers(0, 256, (_NOISE_SIDE, _NOISE_SIDE, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(place / split / picture.name)
+    done.touch()
+    return place
