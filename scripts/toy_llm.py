@@ -120,11 +120,28 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+def build(vocabulary: int) -> LlamaForCausalLM:
+    """A fresh language model of that many tokens."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():  # to repeat a word is where it begins, and most of what it has to learn
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+    return model
+
+
 def main() -> None:
     """Train and write a directory in transformers' format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="go on from this result of an earlier run")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -139,17 +156,10 @@ def main() -> None:
     texts = [SYSTEM, *(f"0USER: {asked} ASSISTANT: {answer}" for asked, answer in turns)]
     train_tokenizer(texts, options.out)
     tokenizer: Any = AutoTokenizer.from_pretrained(options.out)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=2048,
+    model = (
+        LlamaForCausalLM.from_pretrained(options.init) if options.init else build(len(tokenizer))
     )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():  # to repeat a word is where it begins, and most of what it has to learn
-        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+    model.float()
     optimizer = adamw(model, _LEARNING_RATE)
     progress = Progress(optimizer, _LEARNING_RATE, options.steps)
     samples = [encode(turns, tokenizer) for turns in read]
