@@ -32,7 +32,7 @@ class ToyLlavaSizes:
         seed: the world.
     """
 
-    train: int = 6000
+    train: int = 8000
     val: int = 200
     seed: int = 0
 

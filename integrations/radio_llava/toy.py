@@ -27,9 +27,9 @@ class ToyTraining:
         seed: of the weights and of the order of the samples.
     """
 
-    batch_size: int = 32
-    pretrain_steps: int = 60
-    instruct_steps: int = 150
+    batch_size: int = 16
+    pretrain_steps: int = 100
+    instruct_steps: int = 500
     pretrain_learning_rate: float = 4e-3
     instruct_learning_rate: float = 1e-3
     seed: int = 0
