@@ -15,7 +15,7 @@ from radio_llava.answering import (
     weights_fingerprint,
     word_streamer,
 )
-from radio_llava.hf.build import load_llava
+from radio_llava.hf import load_llava
 from radio_llava.hf.chat_template import LLAVA_V1
 
 OWN = "the model's own"

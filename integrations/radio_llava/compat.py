@@ -4,11 +4,14 @@
 only here, each time after looking whether it has changed:
 
 - `apply` mends the models: `forward` drops the arguments that newer `generate` passes and that
-  LLaVA's signature does not have (`cache_position`).
+  LLaVA's signature does not have (`cache_position`); saving takes language models whose generation
+  settings transformers has come to refuse (Vicuna's); `--fsdp` may be True instead of a list.
 - `apply_to_training` mends what `llava.train` needs: a name that it imports from
   `transformers.trainer`, the trainer's renamed arguments, and the gathering of weights, which
-  imports deepspeed even where nothing is sharded.
-- `modern_flags` renames the training flags that transformers has renamed.
+  imports deepspeed even where nothing is sharded. A base model is read as float32 where no dtype
+  is asked for, not as what it was stored in (Vicuna's float16, which no optimizer can train).
+- `modern_flags` renames the training flags that transformers has renamed, drops those that are
+  gone, and passes on the process's rank, which transformers no longer looks up.
 
 Nothing is done at import, nothing twice, and nothing where it is not needed.
 """
@@ -16,8 +19,9 @@ Nothing is done at import, nothing twice, and nothing where it is not needed.
 import dataclasses
 import functools
 import inspect
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -33,9 +37,33 @@ _LANGUAGE_MODELS = {
     "llava.model.language_model.llava_mpt": "LlavaMptForCausalLM",
     "llava.model.language_model.llava_mistral": "LlavaMistralForCausalLM",
 }
-_RENAMED_FLAGS = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}
-_GONE_FLAGS = {"overwrite_output_dir", "save_safetensors"}
-"""Flags of older versions that LLaVA's training does not depend on."""
+_RENAMED_FLAGS = {
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+    "warmup_ratio": "warmup_steps",
+}
+_CHOICE_FLAGS = {
+    "adafactor": ("optim", "adafactor"),
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+}
+"""Switches of older versions that became a value of another flag."""
+# fmt: off
+_GONE_FLAGS = {
+    "dispatch_batches", "fp16_backend", "fp16_opt_level", "fsdp_min_num_params",
+    "fsdp_transformer_layer_cls_to_wrap", "half_precision_backend", "include_inputs_for_metrics",
+    "include_tokens_per_second", "jit_mode_eval", "logging_dir", "mp_parameters",
+    "overwrite_output_dir", "past_index", "push_to_hub_organization", "ray_scope",
+    "save_safetensors", "split_batches", "torchdynamo", "tpu_metrics_debug", "tpu_num_cores",
+    "use_ipex", "use_legacy_prediction_loop", "use_mps_device",
+}
+# fmt: on
+"""Flags of transformers 4.46 and before that later ones do without."""
+_SAMPLING = {"temperature": 1.0, "top_p": 1.0}
+"""Settings of `generate` that count where it samples, and the values that change nothing."""
 
 
 def check_transformers(installed: str) -> None:
@@ -100,6 +128,9 @@ def apply() -> None:
     """
     for model in language_models():
         wrap_once(model, "forward", _with_known_arguments)
+        wrap_once(model, "save_pretrained", _without_unused_sampling)
+    base = require_llava("llava.model.llava_arch").LlavaMetaModel
+    wrap_once(base, "initialize_vision_modules", _with_fsdp_as_list)
 
 
 def apply_to_training() -> ModuleType:
@@ -115,6 +146,8 @@ def apply_to_training() -> ModuleType:
     own_trainer = require_llava("llava.train.llava_trainer")
     train = require_llava("llava.train.train")
     _mend_trainer(own_trainer.LLaVATrainer, trainer.Trainer)
+    for model in language_models():
+        wrap_once(model, "from_pretrained", _as_float32)
     if find_spec("deepspeed") is None:
         for module in (own_trainer, train):
             wrap_once(module, "maybe_zero_3", _without_deepspeed)
@@ -129,30 +162,54 @@ def modern_flags(argv: Sequence[str], known: type[Any] | None = None) -> list[st
         known: the dataclass of training arguments; None for transformers' own.
 
     Returns:
-        The flags, renamed where they were renamed. A flag without any effect on LLaVA that is
-        gone is dropped with a warning.
+        The flags, renamed where they were renamed; one that is gone is dropped with a warning.
+        Under a launcher `--local_rank` is among them: by it LLaVA knows the process that saves.
     """
     if known is None:
         known = require("transformers", extra="llava").TrainingArguments
     assert known is not None
     fields = {field.name for field in dataclasses.fields(known)}
     result: list[str] = []
-    dropping = False
-    for argument in argv:
-        if not argument.startswith("--"):
-            if not dropping:
-                result.append(argument)
-            continue
-        name, equals, value = argument[2:].partition("=")
-        dropping = name in _GONE_FLAGS and name not in fields
-        if dropping:
+    for name, values in _flags(argv):
+        if name is None or name in fields:
+            result += values
+        elif _RENAMED_FLAGS.get(name) in fields:
+            result += [values[0].replace(name, _RENAMED_FLAGS[name], 1), *values[1:]]
+        elif name in _CHOICE_FLAGS:
+            choice, value = _CHOICE_FLAGS[name]
+            wanted = (values[0].partition("=")[2] or "".join(values[1:])).lower()
+            result += [] if wanted in ("false", "0", "no") else [f"--{choice}", value]
+        elif name in _GONE_FLAGS:
             warnings.warn(f"--{name} no longer exists and is left out", stacklevel=2)
-            continue
-        new = _RENAMED_FLAGS.get(name)
-        if new is not None and name not in fields and new in fields:
-            name = new
-        result.append(f"--{name}{equals}{value}")
+        else:
+            result += values
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and not any(name == "local_rank" for name, _ in _flags(argv)):
+        result.append(f"--local_rank={rank}")
     return result
+
+
+def _flags(argv: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
+    """Each flag's name with its arguments as they are written; None for what precedes them."""
+    name, values = None, list[str]()
+    for argument in argv:
+        if argument.startswith("--"):
+            yield name, values
+            name, values = argument[2:].partition("=")[0], []
+        values.append(argument)
+    yield name, values
+
+
+def drop_unused_sampling(generation: Any) -> None:
+    """Reset the settings of a `GenerationConfig` for sampling where it does not sample.
+
+    `generate` ignores them. Vicuna has some all the same, and transformers refuses to save them.
+    """
+    if generation is None or generation.do_sample:
+        return
+    for name, neutral in _SAMPLING.items():
+        if getattr(generation, name, None) is not None:
+            setattr(generation, name, neutral)
 
 
 def wrap_once(
@@ -184,6 +241,23 @@ def _with_known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
         return forward(self, *args, **{k: v for k, v in kwargs.items() if k in parameters})
 
     return known_only
+
+
+def _without_unused_sampling(save: Callable[..., Any]) -> Callable[..., Any]:
+    def saved(self: Any, *args: Any, **kwargs: Any) -> Any:
+        drop_unused_sampling(getattr(self, "generation_config", None))
+        return save(self, *args, **kwargs)
+
+    return saved
+
+
+def _with_fsdp_as_list(initialize: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaVA asks for the length of `--fsdp`; newer transformers make it True."""
+
+    def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> Any:
+        return initialize(self, model_args, ["full_shard"] if fsdp is True else fsdp or None)
+
+    return initialize_vision_modules
 
 
 def _mend_trainer(own: Any, base: Any) -> None:
@@ -235,6 +309,15 @@ def _without_metrics(base: Any) -> Callable[[Callable[..., Any]], Callable[..., 
         return saved
 
     return wrap
+
+
+def _as_float32(load: Callable[..., Any]) -> Callable[..., Any]:
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        if "torch_dtype" in kwargs:  # LLaVA's training gives None for float32
+            kwargs["torch_dtype"] = kwargs["torch_dtype"] or "float32"
+        return load(*args, **kwargs)
+
+    return loaded
 
 
 def _without_deepspeed(gather: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,22 +2,25 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from radio_core.data.images import UnreadableImage, load_rgb
 from radio_llava.compat import require_llava
 from radio_llava.images import RadioImageProcessor
 from radio_llava.registration import IMAGE_TOKEN_INDEX
 from radio_llava.truncation import Truncation
 
 IMAGE_TOKEN = "<image>"
+IGNORED = -100  # label of the tokens that are not learnt
 _SHOWN = 5  # samples that an error names
+_TRIES = 10  # samples in a row with unreadable images, before it is no accident
 
 Sample = Mapping[str, Any]
 
@@ -30,15 +33,23 @@ class CheckedDataset(Dataset[dict[str, Any]]):
     Args:
         inner: LLaVA's `LazySupervisedDataset`.
 
+    Attributes:
+        unreadable: number of images so far that could not be read (in this process; every worker
+            of a data loader counts by itself).
+        unlearnt: number of samples so far without any token to learn; a warning tells of it.
+
     Raises:
-        ValueError: samples whose images and `<image>` differ in number, or whose image files are
-            missing; they are counted, and the first are named.
+        ValueError: samples of another form than LLaVA's, whose images and `<image>` differ in
+            number, or whose image files are missing; they are counted, and the first are named.
     """
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.samples: Sequence[Sample] = inner.list_data_dict
         self.processor: RadioImageProcessor = inner.data_args.image_processor
+        self.unreadable = 0
+        self.unlearnt = 0
+        _check_start(inner.tokenizer)
         check_samples(self.samples, inner.data_args.image_folder)
 
     def __len__(self) -> int:
@@ -57,38 +68,72 @@ class CheckedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Token ids and labels [L], and the images: a tensor [3, H, W] or a list of them.
 
-        Raises:
-            ValueError: an image cannot be read; the sample and the file are named.
-        """
-        sample = self.samples[index]
-        try:
-            if isinstance(sample.get("image"), list):
-                return self._several(sample)
-            item: dict[str, Any] = self.inner[index]
-        except OSError as error:
-            raise ValueError(f"{_name(index, sample)}: {sample['image']}: {error}") from error
-        if "image" not in sample and "image" in item:
-            item["image"] = torch.zeros(3, self.processor.step, self.processor.step)
-        return item
+        A sample whose image cannot be read is left out: a warning names and counts it, and the
+        next one is taken.
 
-    def _several(self, sample: Sample) -> dict[str, Any]:
-        """A sample with a list of images; its text stays as it is written."""
+        Raises:
+            ValueError: many in a row cannot be read.
+        """
+        tries = min(_TRIES, len(self))
+        problem = ""
+        for place in ((index + offset) % len(self) for offset in range(tries)):
+            try:
+                return self._item(place)
+            except UnreadableImage as error:
+                self.unreadable += 1
+                problem = f"{_name(place, self.samples[place])}: {error}"
+                told = f"{problem} (left out; {self.unreadable} unreadable so far)"
+                warnings.warn(told, stacklevel=2)
+        raise ValueError(f"{tries} samples in a row cannot be read; the last: {problem}")
+
+    def _item(self, place: int) -> dict[str, Any]:
+        """A sample as LLaVA's own data set makes it; with a list of images its text stays."""
+        sample = self.samples[place]
         train = require_llava("llava.train.train")
-        mm_utils = require_llava("llava.mm_utils")
         data_args = self.inner.data_args
-        folder = Path(data_args.image_folder or "")
-        images = [Image.open(folder / name).convert("RGB") for name in sample["image"]]
+        given = sample.get("image")
+        images = self._images([given] if isinstance(given, str) else given or [])
         conversation = copy.deepcopy(sample["conversations"])
-        if data_args.mm_use_im_start_end:
+        if isinstance(given, str):  # puts <image> first, on a line of its own
+            (conversation,) = train.preprocess_multimodal([conversation], data_args)
+        elif data_args.mm_use_im_start_end:
             for sentence in conversation:
                 marked = f"<im_start>{IMAGE_TOKEN}<im_end>"
                 sentence["value"] = sentence["value"].replace(IMAGE_TOKEN, marked)
-        tokens = train.preprocess([conversation], self.inner.tokenizer, has_image=True)
+        tokens = train.preprocess([conversation], self.inner.tokenizer, has_image=bool(images))
+        self._count_unlearnt(tokens["labels"][0], place)
+        if not images:
+            images = [torch.zeros(3, self.processor.step, self.processor.step)]
         return {
             "input_ids": tokens["input_ids"][0],
             "labels": tokens["labels"][0],
-            "image": list(mm_utils.process_images(images, self.processor, data_args)),
+            "image": images if isinstance(given, list) else images[0],
         }
+
+    def _count_unlearnt(self, labels: Tensor, place: int) -> None:
+        """Warn, the first time and whenever their number doubles, of answers that are not learnt.
+
+        LLaVA leaves out answers that it does not find where it expects them among the tokens.
+        """
+        if bool((labels != IGNORED).any()):
+            return
+        self.unlearnt += 1
+        if self.unlearnt & (self.unlearnt - 1) == 0:
+            name = _name(place, self.samples[place])
+            warnings.warn(
+                f"{self.unlearnt} sample(s) so far have no answer to learn, such as {name}: it is "
+                "empty or cut off, or LLaVA's --version does not fit this tokenizer (LLaVA prints "
+                "'tokenization mismatch')",
+                stacklevel=2,
+            )
+
+    def _images(self, names: Sequence[str]) -> list[Tensor]:
+        """Image files, each [3, H, W] as the tower takes it."""
+        process = require_llava("llava.mm_utils").process_images
+        folder = Path(self.inner.data_args.image_folder or "")
+        # As LLaVA and the evaluation do, pixels are taken as they are stored.
+        images = [load_rgb(folder / name, upright=False) for name in names]
+        return list(process(images, self.processor, self.inner.data_args)) if images else []
 
 
 class MixedSizes:
@@ -132,10 +177,14 @@ def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) ->
     Raises:
         ValueError: something does not fit; the samples are counted, and the first are named.
     """
+    if not samples:
+        raise ValueError("the training data has no samples")
     listings: dict[str, set[str]] = {}
     problems = []
     for index, sample in enumerate(samples):
-        problem = _mismatch(sample) or _missing_file(sample, image_folder, listings)
+        problem = (
+            _malformed(sample) or _mismatch(sample) or _missing_file(sample, image_folder, listings)
+        )
         if problem:
             problems.append(f"{_name(index, sample)}: {problem}")
     if problems:
@@ -146,10 +195,40 @@ def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) ->
         )
 
 
+def _check_start(tokenizer: Any) -> None:
+    """Warn where texts get no token for their beginning, which LLaVA counts on.
+
+    Llama's tokenizer had it of itself before transformers 5.
+    """
+    if tokenizer.bos_token is not None and tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
+        warnings.warn(
+            f"the tokenizer does not begin texts with {tokenizer.bos_token}, so LLaVA cannot learn "
+            'from conversations of several turns: write "add_bos_token": true into the language '
+            "model's tokenizer_config.json",
+            stacklevel=3,
+        )
+
+
 def _length(input_ids: Tensor, limit: int) -> int:
     """Tokens of a text, before LLaVA's tokenizer has cut it off where it has no image."""
     cut_already = len(input_ids) == limit and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
     return limit + 1 if cut_already else len(input_ids)
+
+
+def _malformed(sample: Any) -> str:
+    """What of a sample is not of LLaVA's form; "" if nothing is."""
+    turns = sample.get("conversations") if isinstance(sample, dict) else None
+    if not isinstance(turns, list) or not turns:
+        return 'has no "conversations"'
+    for turn in turns:
+        if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
+            return 'has a turn without "from" and "value"'
+        if not isinstance(turn["value"], str):
+            return "has a turn whose value is no text"
+    image = sample.get("image", "")
+    if not all(isinstance(name, str) for name in (image if isinstance(image, list) else [image])):
+        return f'"image" is {image!r}: it must be a file name or a list of them, or not be there'
+    return ""
 
 
 def _mismatch(sample: Sample) -> str:
@@ -161,7 +240,7 @@ def _mismatch(sample: Sample) -> str:
     else:  # LLaVA makes one of several in the same sentence
         found = sum(IMAGE_TOKEN in text for text in texts)
     given = len(image) if isinstance(image, list) else int("image" in sample)
-    if found == given != 0 or (not found and image is None):
+    if found == given and image != []:
         return ""
     if not found:
         return (
@@ -187,5 +266,5 @@ def _missing_file(
     return ""
 
 
-def _name(index: int, sample: Sample) -> str:
-    return f"sample {sample.get('id', index)}"
+def _name(index: int, sample: Any) -> str:
+    return f"sample {sample.get('id', index) if isinstance(sample, dict) else index}"

@@ -1,6 +1,7 @@
 """The features that a RADIO tower hands to a language model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,8 @@ def tower_features(
         For each image [N, C], the tokens row by row, in the model's dtype.
 
     Raises:
-        ValueError: as `feature_dim`, and for sides that are no multiples of the model's step.
+        ValueError: as `feature_dim`, for sides that are no multiples of the model's step, and for
+            features that are too large for float16 where the model computes in it.
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for index, image in enumerate(images):
@@ -50,7 +52,49 @@ def tower_features(
     for indices in by_shape.values():
         batch = _features(radio, torch.stack([images[i] for i in indices]), config)
         features |= zip(indices, normalised(batch, config.normalize), strict=True)
+    half = next(radio.backbone.parameters()).dtype == torch.float16
+    if half and not all(bool(tokens.isfinite().all()) for tokens in features.values()):
+        raise ValueError(
+            f"features of {config.model} overflow in float16: use bfloat16 (--bf16 True) or float32"
+        )
     return [features[i] for i in range(len(features))]
+
+
+def freeze_unused(radio: RadioModel, config: TowerConfig) -> None:
+    """Freeze the parameters that the chosen features do not depend on, whatever the images.
+
+    Other adaptors' heads, heads of the summary, blocks after the chosen ones: distributed training
+    fails on parameters that never get a gradient, and an optimizer would let them decay.
+
+    Args:
+        radio: its weights have values. Parameters that are frozen already stay so.
+        config: which features.
+    """
+    step = radio.min_resolution_step
+    height, width = radio.nearest_supported_resolution(step, step)
+    first = next(radio.parameters())
+    with torch.enable_grad():
+        image = torch.zeros(3, height, width, device=first.device)
+        used = _leaves(_features(radio, image[None], config))
+    for parameter in radio.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(False)
+
+
+def _leaves(output: Tensor) -> set[int]:
+    """The `id` of every parameter that `output` was computed from and that takes gradients."""
+    leaves: set[int] = set()
+    seen: set[Any] = set()
+    nodes: list[Any] = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # the end of a path: gradients are added up here
+            leaves.add(id(node.variable))
+        nodes.extend(earlier for earlier, _ in node.next_functions)
+    return leaves
 
 
 def normalised(features: Tensor, how: Normalization) -> Tensor:

@@ -16,11 +16,21 @@ Mean = tuple[float, float, float]
 
 
 def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """The (height, width) in pixels of an image whose long edge is resized to `resolution`."""
+    """The (height, width) in pixels of an image whose long edge is resized to `resolution`.
+
+    The short edge is rounded to the nearest whole pixel, halves to the even one (Python's `round`),
+    and is never less than 1. This is the only place where sizes are rounded: training, generation,
+    transformers' processor and all counts of tokens come here.
+
+    Raises:
+        ValueError: a side of less than 1 pixel.
+    """
     if min(height, width) < 1:
         raise ValueError(f"image size {height}x{width}: both sides must be at least 1 pixel")
-    scale = resolution / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    longest = max(height, width)
+    # One division of whole numbers: what is exactly a half, is one in floating point too.
+    rows, cols = (max(1, round(side * resolution / longest)) for side in (height, width))
+    return rows, cols
 
 
 def token_count(
@@ -72,8 +82,8 @@ def pad_to_multiple(image: Image.Image, step: int, mean: Mean = CLIP_MEAN) -> Im
 
 
 def colour(mean: Mean) -> tuple[int, int, int]:
-    """A colour in [0, 1] as 8-bit RGB."""
-    red, green, blue = (round(value * 255) for value in mean)
+    """A colour in [0, 1] as 8-bit RGB, rounded down as in LLaVA's padding."""
+    red, green, blue = (int(value * 255) for value in mean)
     return red, green, blue
 
 

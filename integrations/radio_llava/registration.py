@@ -1,7 +1,7 @@
 """RADIO among LLaVA's vision towers: names, images of mixed sizes, counted truncation."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def register() -> None:
     wrap_once(arch.LlavaMetaForCausalLM, "prepare_inputs_labels_for_multimodal", _with_mixed_sizes)
     for model in compat.language_models():
         if "generate" in vars(model):
-            wrap_once(model, "generate", _without_lost_images)
+            wrap_once(model, "generate", _with_images_in_place)
 
 
 def is_radio_tower(name: str) -> bool:
@@ -106,12 +106,17 @@ def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
                 "--tune_mm_mlp_adapter trains the projector alone: leave "
                 "--unfreeze_mm_vision_tower out, or train in a second stage"
             )
+        if unfreeze and fsdp:  # LLaVA hides the tower from it in a list
+            raise ValueError(
+                "--fsdp would neither train nor save the vision tower: leave it out (deepspeed "
+                "shards too), or leave --unfreeze_mm_vision_tower out"
+            )
         old = self.get_vision_tower()
         if isinstance(old, RadioVisionTower):
             setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
             wanted = tower_config_of(name, model_args)
             if name != old.vision_tower_name or (unfreeze and not old.trainable):
-                self.vision_tower = None  # LLaVA builds the one that is asked for
+                del self.vision_tower  # LLaVA builds the one that is asked for
             elif wanted != old.tower_config:
                 old.choose(wanted)
         initialize(self, model_args, fsdp)
@@ -119,7 +124,10 @@ def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(tower, RadioVisionTower):
             return
         _check_projector(self.mm_projector, tower)
-        tower.requires_grad_(unfreeze)
+        if unfreeze:
+            tower.unfreeze()
+        else:
+            tower.requires_grad_(False)
         tower.keeps_float32 = unfreeze
         setattr(self.config, RECORDED, tower.tower_config.to_dict())
         self.config.unfreeze_mm_vision_tower = tower.trainable
@@ -165,33 +173,52 @@ def _with_mixed_sizes(prepare: Callable[..., Any]) -> Callable[..., Any]:
         images: Any,
         image_sizes: Any = None,
     ) -> Any:
-        original = functools.partial(prepare, self, input_ids, position_ids, attention_mask)
+        def original(images: Any, mask: Any = attention_mask) -> Any:
+            texts = (input_ids, position_ids, mask, past_key_values, labels)
+            return prepare(self, *texts, images, image_sizes)
+
         if input_ids is None or input_ids.shape[1] == 1:
-            return original(past_key_values, labels, images, image_sizes)
+            return original(images)
         if images is None:
             refuse_lost_images(input_ids)
         if images is None or not isinstance(self.get_vision_tower(), RadioVisionTower):
-            return original(past_key_values, labels, images, image_sizes)
+            return original(images)
         tokens = tokens_per_sample(input_ids, attention_mask)
         listed = _matched(images, tokens, self.get_vision_tower())
-        results = original(past_key_values, labels, listed, image_sizes)
+        if attention_mask is None and len(input_ids) > 1:  # images of other sizes bring padding
+            attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+        results = original(listed, attention_mask)
         _count_truncation(self, input_ids, attention_mask, tokens, listed, results[4])
         return results
 
     return prepare_inputs_labels_for_multimodal
 
 
-def _without_lost_images(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """`generate` that says what is wrong with a prompt that has `<image>` but no image."""
+def _with_images_in_place(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """`generate` for batches of mixed sizes, that refuses a prompt with `<image>` but no image."""
 
     def generate_with_images(
         self: Any, inputs: Any = None, images: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         if images is None and isinstance(inputs, Tensor):
             refuse_lost_images(inputs)
-        return generate(self, inputs, images, *args, **kwargs)
+        if not isinstance(self.get_vision_tower(), RadioVisionTower):
+            return generate(self, inputs, images, *args, **kwargs)
+        with _padded_left(self.config):
+            return generate(self, inputs, images, *args, **kwargs)
 
     return generate_with_images
+
+
+@contextmanager
+def _padded_left(config: Any) -> Iterator[None]:
+    """LLaVA pads what it puts together at the right, as in training; answers follow at the end."""
+    before = getattr(config, "tokenizer_padding_side", "right")
+    config.tokenizer_padding_side = "left"
+    try:
+        yield
+    finally:
+        config.tokenizer_padding_side = before
 
 
 def refuse_lost_images(input_ids: Tensor) -> None:

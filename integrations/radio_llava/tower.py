@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from radio_core.models.radio import RadioModel
 from radio_core.zoo.load import load_model
-from radio_llava.features import tower_features
+from radio_llava.features import freeze_unused, tower_features
 from radio_llava.images import RadioImageProcessor
 from radio_llava.shape import TowerShape, shape_before_loading, shape_of
 from radio_llava.tower_config import TowerConfig, tower_config_of
+
+_REGISTER_PARAMETER = nn.Module.register_parameter
+"""torch's own, see `_plain_tensors`."""
 
 
 class RadioVisionTower(nn.Module):
@@ -56,8 +59,13 @@ class RadioVisionTower(nn.Module):
         self._kept: dict[str, Tensor] = {}
         if self.trainable:
             self._build()
-            # transformers leaves buffers that are not in its files without values
-            self._kept = {name: buffer.clone() for name, buffer in self.radio.named_buffers()}
+            self.unfreeze()
+            # transformers gives what is not in its files no values, or random ones
+            self._kept = {
+                name: tensor.detach().clone()
+                for name, tensor in (*self.radio.named_buffers(), *self.radio.named_parameters())
+                if not tensor.requires_grad
+            }
         if not delay_load:
             self.load_model()
 
@@ -73,7 +81,7 @@ class RadioVisionTower(nn.Module):
         if self.is_loaded:
             return
         if self.trainable:
-            self._restore_buffers()
+            self._restore()
         else:
             self._build()
         shape_of(self.radio, self.tower_config)  # refuses unknown adaptors and layers now
@@ -95,20 +103,31 @@ class RadioVisionTower(nn.Module):
         self.tower_config = config
         self.is_loaded = False
 
+    def unfreeze(self) -> None:
+        """Let those weights be trained that the chosen features depend on."""
+        with _plain_tensors():
+            self.radio.requires_grad_(True)
+            freeze_unused(self.radio, self.tower_config)
+
     def _build(self) -> None:
         """Read the model, as it was released."""
         with _plain_tensors():
             self.radio = load_model(self.tower_config.model, dtype=torch.float32)
-        self.radio.requires_grad_(self.trainable)
+        self.radio.requires_grad_(False)
 
-    def _restore_buffers(self) -> None:
-        """Give the buffers their values (training never changes them), beside the weights."""
+    def _restore(self) -> None:
+        """Give what training never changes its released values, beside the trained weights."""
         first = next(self.radio.backbone.parameters())
-        for name, value in self._kept.items():
-            owner, _, leaf = name.rpartition(".")
-            cast = value.is_floating_point() and not name.startswith("conditioner.")
-            placed = value.to(first.device, first.dtype if cast else value.dtype)
-            setattr(self.radio.get_submodule(owner), leaf, placed)
+        with _plain_tensors():
+            for name, value in self._kept.items():
+                path, _, leaf = name.rpartition(".")
+                owner = self.radio.get_submodule(path)
+                cast = value.is_floating_point() and not name.startswith("conditioner.")
+                placed = value.to(first.device, first.dtype if cast else value.dtype)
+                if isinstance(getattr(owner, leaf), nn.Parameter):
+                    placed = nn.Parameter(placed, requires_grad=False)
+                setattr(owner, leaf, placed)
+        self._kept = {}
 
     @property
     def frozen(self) -> bool:
@@ -134,16 +153,11 @@ class RadioVisionTower(nn.Module):
             [B, N, C] for a tensor, else a list of [N_i, C]; in the dtype of the images.
 
         Raises:
-            ValueError: sides that are no multiples of the model's step, or features that are too
-                large for float16.
+            ValueError: as `tower_features`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             placed = [image.to(self.device) for image in images]
             features = tower_features(self.radio, placed, self.tower_config)
-            if self.dtype == torch.float16 and not all(x.isfinite().all() for x in features):
-                raise ValueError(
-                    f"features of {self.vision_tower_name} overflow in float16: use --bf16 True"
-                )
             results = [x.to(image.dtype) for x, image in zip(features, images, strict=True)]
         return torch.stack(results) if isinstance(images, Tensor) else results
 
@@ -187,8 +201,13 @@ class RadioVisionTower(nn.Module):
         return self.num_patches_per_side**2
 
     def to(self, *args: Any, **kwargs: Any) -> "RadioVisionTower":
-        """As `nn.Module.to`, with the exception of `keeps_float32`."""
-        if self.keeps_float32 and kwargs.get("dtype") == torch.float16:
+        """As `nn.Module.to`, but with float32 for float16 where `keeps_float32` or on a CPU.
+
+        LLaVA's own code asks for float16 on any device. On a CPU that is only slower. A cast that
+        names no device is done as it is said.
+        """
+        to_cpu = "device" in kwargs and torch.device(kwargs["device"]).type == "cpu"
+        if kwargs.get("dtype") == torch.float16 and (self.keeps_float32 or to_cpu):
             kwargs = kwargs | {"dtype": torch.float32}
         super().to(*args, **kwargs)
         return self
@@ -203,14 +222,20 @@ class RadioVisionTower(nn.Module):
 
 @contextmanager
 def _plain_tensors() -> Iterator[None]:
-    """Real float32 tensors, also where transformers builds a model on the meta device."""
-    default = torch.get_default_dtype()
+    """Real float32 tensors, also where transformers builds a model without values.
+
+    Newer versions do that on the meta device, older ones by way of `register_parameter`, which
+    accelerate's `init_empty_weights` replaces.
+    """
+    default, register = torch.get_default_dtype(), nn.Module.register_parameter
     torch.set_default_dtype(torch.float32)
+    nn.Module.register_parameter = _REGISTER_PARAMETER  # type: ignore[method-assign]
     try:
         with torch.device("cpu"):
             yield
     finally:
         torch.set_default_dtype(default)
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _device_of(device_map: Any) -> torch.device | None:

@@ -13,6 +13,9 @@ All flags are those of LLaVA's own `train.py`, and besides them:
 
 RADIO is meant for images in their own aspect ratio: leave out `--image_aspect_ratio pad`, which
 pads them to squares first. `--mm_vision_select_layer` is CLIP's, and has no effect on RADIO.
+
+Launchers: torchrun ... -m radio_llava.train, accelerate launch ... -m radio_llava.train,
+deepspeed --module radio_llava.train --deepspeed FILE.json.
 """
 
 import dataclasses
@@ -46,6 +49,8 @@ _TYPES: dict[str, Any] = {
     "unfreeze_mm_vision_tower": bool,
 }
 _FLASH = "flash_attention_2"
+_ASPECTS = ("square", "pad")
+"""Values of `--image_aspect_ratio`; "square", the default, leaves the shape to the tower."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,10 +93,19 @@ def _checked(make: Any) -> Any:
     """`make_supervised_data_module` whose data is checked, where the tower is RADIO."""
 
     def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
-        module: dict[str, Any] = make(tokenizer=tokenizer, data_args=data_args)
-        if isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
-            module["train_dataset"] = CheckedDataset(module["train_dataset"])
-            module["data_collator"] = MixedSizes(module["data_collator"])
+        if not isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
+            return dict(make(tokenizer=tokenizer, data_args=data_args))
+        if data_args.image_aspect_ratio not in _ASPECTS:
+            raise ValueError(
+                f"--image_aspect_ratio {data_args.image_aspect_ratio}: known are "
+                f"{', '.join(_ASPECTS)}; RADIO takes images of any size as they are"
+            )
+        try:
+            module: dict[str, Any] = make(tokenizer=tokenizer, data_args=data_args)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--data_path {data_args.data_path}: {error}") from error
+        module["train_dataset"] = CheckedDataset(module["train_dataset"])
+        module["data_collator"] = MixedSizes(module["data_collator"])
         return module
 
     return make_supervised_data_module

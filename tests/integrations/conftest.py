@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,6 +144,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     tokenizer = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "model_max_length": 2048}
     tokenizer |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer["add_bos_token"] = True
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     torch.manual_seed(5)
     config = transformers.LlamaConfig(
@@ -172,6 +174,21 @@ def toy_conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples.append({"id": str(index), "image": f"{index}.png", "conversations": conversation})
     (folder / "train.json").write_text(json.dumps(samples))
     return folder
+
+
+@pytest.fixture(scope="session")
+def mixed_conversations(toy_conversations: Path) -> Path:
+    """A file beside train.json: by turns a sample with one image, with none, and with two."""
+    samples = json.loads((toy_conversations / "train.json").read_text())
+    for sample in samples[1::3]:
+        del sample["image"]
+        sample["conversations"][0]["value"] = "What colour is the sky?"
+    for sample in samples[2::3]:
+        sample["image"] = ["0.png", sample["image"]]
+        sample["conversations"][0]["value"] = "Is <image> or <image> larger?"
+    file = toy_conversations / "mixed.json"
+    file.write_text(json.dumps(samples))
+    return file
 
 
 LLAVA_FLAGS: dict[str, Any] = {
@@ -220,3 +237,35 @@ def llava_flags(tiny_llama: Path, toy_conversations: Path) -> Callable[..., list
         return argv
 
     return command_line
+
+
+@pytest.fixture(scope="session")
+def llava_data(tiny_llama: Path) -> Callable[..., Any]:
+    """Builds LLaVA's data set of samples with our checks around it, and its collator."""
+    pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
+    from transformers import AutoTokenizer
+
+    from radio_llava.compat import apply_to_training
+    from radio_llava.data import CheckedDataset, MixedSizes
+
+    train = apply_to_training()
+    conversation = pytest.importorskip("llava.conversation")
+
+    def build(
+        samples: list[dict[str, Any]], folder: Path, processor: Any, max_length: int = 160
+    ) -> tuple[CheckedDataset, MixedSizes]:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_llama, model_max_length=max_length)
+        tokenizer.pad_token = tokenizer.unk_token
+        conversation.default_conversation = conversation.conv_templates["v1"]  # as --version v1
+        (folder / "data.json").write_text(json.dumps(samples))
+        data_args = SimpleNamespace(
+            image_folder=str(folder),
+            image_aspect_ratio="square",
+            image_processor=processor,
+            is_multimodal=True,
+            mm_use_im_start_end=False,
+        )
+        inner = train.LazySupervisedDataset(str(folder / "data.json"), tokenizer, data_args)
+        return CheckedDataset(inner), MixedSizes(train.DataCollatorForSupervisedDataset(tokenizer))
+
+    return build

@@ -1,12 +1,20 @@
 import inspect
 import warnings
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from radio_llava import compat
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
 
 OLD = make_dataclass("Old", ["evaluation_strategy", "warmup_ratio", "overwrite_output_dir"])
 NEW = make_dataclass("New", ["eval_strategy", "warmup_steps"])
@@ -36,6 +44,64 @@ def test_renamed_flags_get_their_new_names() -> None:
     assert compat.modern_flags(argv, NEW) == modern
     assert compat.modern_flags(argv, OLD) == argv
     assert compat.modern_flags(modern, NEW) == modern
+
+
+# What transformers 4.46 has and later versions have dropped or renamed.
+OLD_FLAGS = """adafactor dispatch_batches evaluation_strategy fp16_backend fp16_opt_level
+fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap group_by_length half_precision_backend
+include_inputs_for_metrics include_tokens_per_second jit_mode_eval logging_dir mp_parameters no_cuda
+overwrite_output_dir past_index per_gpu_eval_batch_size per_gpu_train_batch_size
+push_to_hub_model_id push_to_hub_organization push_to_hub_token ray_scope save_safetensors
+split_batches torchdynamo tpu_metrics_debug tpu_num_cores use_ipex use_legacy_prediction_loop
+use_mps_device warmup_ratio"""
+
+
+@pytest.mark.filterwarnings("ignore:.*no longer exists")
+@pytest.mark.parametrize("name", OLD_FLAGS.split())
+def test_every_flag_of_older_versions_is_still_taken(name: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'llava'")
+    known = {field.name for field in fields(transformers.TrainingArguments)}
+    modern = compat.modern_flags([f"--{name}", "1", "--seed", "2"])
+    assert modern[-2:] == ["--seed", "2"]
+    assert {flag[2:] for flag in modern if flag.startswith("--")} <= known
+
+
+def test_switches_that_became_choices_keep_their_meaning() -> None:
+    new = make_dataclass("New", ["train_sampling_strategy", "optim", "use_cpu"])
+    argv = ["--group_by_length", "True", "--adafactor=False", "--no_cuda"]
+    modern = ["--train_sampling_strategy", "group_by_length", "--use_cpu"]
+    assert compat.modern_flags(argv, new) == modern
+
+
+def test_the_rank_of_a_process_reaches_llava(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert compat.modern_flags(["--bf16", "True"], NEW) == ["--bf16", "True", "--local_rank=3"]
+    given = ["--local_rank=1", "--bf16", "True"]  # as deepspeed's launcher does
+    assert compat.modern_flags(given, NEW) == given
+
+
+def test_sampling_settings_without_sampling_are_reset_and_others_kept() -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'llava'")
+    vicuna = transformers.GenerationConfig(temperature=0.9, top_p=0.6, max_length=4096)
+    compat.drop_unused_sampling(vicuna)
+    vicuna.validate(strict=True)
+    assert (vicuna.temperature, vicuna.top_p, vicuna.max_length) == (1.0, 1.0, 4096)
+    sampling = transformers.GenerationConfig(temperature=0.9, do_sample=True)
+    compat.drop_unused_sampling(sampling)
+    assert sampling.temperature == 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [(True, ["full_shard"]), (["full_shard"], ["full_shard"]), ([], None), (None, None)],
+)
+def test_llava_gets_fsdp_as_a_list(given: Any, handed_on: Any) -> None:
+    class Meta:
+        def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> Any:
+            return fsdp
+
+    compat.wrap_once(Meta, "initialize_vision_modules", compat._with_fsdp_as_list)
+    assert Meta().initialize_vision_modules(None, fsdp=given) == handed_on
 
 
 def test_a_flag_that_is_gone_is_dropped_with_its_value() -> None:

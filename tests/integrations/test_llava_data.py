@@ -1,5 +1,6 @@
 import json
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from radio_llava.data import CheckedDataset, MixedSizes, check_samples
 from radio_llava.images import RadioImageProcessor
 from radio_llava.registration import IMAGE_TOKEN_INDEX
+from radio_llava.train import _checked as checked
 from radio_llava.truncation import TruncationWarning
 
 
@@ -47,6 +49,11 @@ def test_samples_that_fit_pass(folder: Path, good: dict[str, Any]) -> None:
         (sample(), r"sample 7: has 1 <image> in its text, but 0 image\(s\)"),
         (sample("<image> <image>", image=["wide.png"]), r"has 2 <image> .*, but 1 image\(s\)"),
         (sample("What?", image=[]), "empty list of images"),
+        (sample(image=None), '"image" is None: it must be a file name'),
+        (sample(image=[1]), r'"image" is \[1\]: it must be a file name'),
+        ({"id": "7", "text": "What?"}, 'has no "conversations"'),
+        ({"id": "7", "conversations": [{"value": "a"}]}, 'turn without "from" and "value"'),
+        ({"id": "7", "conversations": [{"from": "gpt", "value": 1}]}, "value is no text"),
         (sample(image="no.png"), f"no image file .*{os.sep}no.png"),
         (sample(image="nowhere/wide.png"), "no image file .*nowhere"),
     ],
@@ -58,6 +65,12 @@ def test_samples_that_do_not_fit_are_named_and_counted(
         check_samples([sample("What?"), bad], folder)
 
 
+@pytest.mark.parametrize(("samples", "message"), [([], "no samples"), (["a"], "sample 0: has no")])
+def test_data_of_another_form_is_refused(folder: Path, samples: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_samples(samples, folder)
+
+
 def test_of_many_bad_samples_the_first_are_shown(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"8 of 8 samples") as caught:
         check_samples([sample(image="no.png")] * 8, folder)
@@ -66,28 +79,14 @@ def test_of_many_bad_samples_the_first_are_shown(folder: Path) -> None:
 
 
 @pytest.fixture
-def make(folder: Path, tiny_llama: Path) -> Any:
-    """Builds LLaVA's data set of samples, with our checks around it, and its collator."""
-    pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
-    from transformers import AutoTokenizer
-
-    from radio_llava.compat import apply_to_training
-
-    train = apply_to_training()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama, model_max_length=160)
-    tokenizer.pad_token = tokenizer.unk_token
+def make(folder: Path, llava_data: Any) -> Any:
+    """Builds data set and collator of samples."""
 
     def build(samples: list[dict[str, Any]]) -> tuple[CheckedDataset, MixedSizes]:
-        (folder / "data.json").write_text(json.dumps(samples))
-        data_args = SimpleNamespace(
-            image_folder=str(folder),
-            image_aspect_ratio="square",
-            image_processor=RadioImageProcessor(64, 8),
-            is_multimodal=True,
-            mm_use_im_start_end=False,
+        built: tuple[CheckedDataset, MixedSizes] = llava_data(
+            samples, folder, RadioImageProcessor(64, 8)
         )
-        inner = train.LazySupervisedDataset(str(folder / "data.json"), tokenizer, data_args)
-        return CheckedDataset(inner), MixedSizes(train.DataCollatorForSupervisedDataset(tokenizer))
+        return built
 
     return build
 
@@ -117,20 +116,99 @@ def test_an_image_goes_when_its_token_is_cut_off(make: Any) -> None:
     assert images[1].any()
 
 
+@pytest.mark.filterwarnings("ignore:.*no answer to learn")
 def test_a_long_text_without_an_image_is_counted_too(make: Any) -> None:
     data, collate = make([sample("word " * 200), sample("What?")])
     with pytest.warns(TruncationWarning, match=r"1 sequence\(s\)"):
         collate([data[0], data[1]])
 
 
-@pytest.mark.parametrize("image", ["broken.png", ["broken.png"]])
-def test_an_unreadable_image_is_named(make: Any, image: Any) -> None:
-    data, _ = make([sample(image=image)])
-    with pytest.raises(ValueError, match=r"sample 7: .*broken\.png"):
-        data[0]
+@pytest.mark.parametrize("image", ["broken.png", ["broken.png"], "program.png"])
+def test_an_unreadable_image_is_named_counted_and_left_out(
+    make: Any, folder: Path, image: Any
+) -> None:
+    (folder / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    good = sample("What is red?<image>", image="tall.png")
+    data, _ = make([sample(image=image), good])
+    for count in (1, 2):
+        with pytest.warns(UserWarning, match=rf"sample 7: .*\.png: .*; {count} unreadable"):
+            item = data[0]
+        assert torch.equal(item["input_ids"], data[1]["input_ids"])
+        assert torch.equal(item["image"], data[1]["image"])
+
+
+@pytest.mark.filterwarnings("ignore:sample 7")
+def test_many_unreadable_images_in_a_row_are_no_accident(make: Any) -> None:
+    data, _ = make([sample(image="broken.png")] * 12)
+    with pytest.raises(ValueError, match=r"10 samples in a row .*sample 7: .*broken\.png"):
+        data[5]
+
+
+def test_samples_are_what_llavas_own_data_set_makes_of_them(make: Any) -> None:
+    samples = [
+        sample(image="tall.png"),
+        sample("What <image> is it?", image="wide.png"),
+        sample("A"),
+    ]
+    data, _ = make(samples)
+    for index in range(3):
+        own, found = data.inner[index], data[index]
+        assert own.keys() == found.keys()
+        assert torch.equal(own["input_ids"], found["input_ids"])
+        assert torch.equal(own["labels"], found["labels"])
+        assert index == 2 or torch.equal(own["image"], found["image"])
 
 
 def test_several_images_are_read_as_one_would_be(make: Any) -> None:
     data, _ = make([sample(image="tall.png"), sample(image=["tall.png"])])
     assert torch.equal(data[0]["image"], data[1]["image"][0])
     assert torch.equal(data[0]["labels"], data[1]["labels"])
+
+
+def test_answers_of_several_turns_are_learnt(make: Any) -> None:
+    several = sample(image="tall.png")
+    several["conversations"] = several["conversations"] + sample("How many?")["conversations"]
+    data, _ = make([several])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels = data[0]["labels"]
+    assert data.inner.tokenizer.decode(labels[labels >= 0]) == "red</s> red</s>"
+
+
+def test_samples_without_an_answer_to_learn_are_counted(make: Any) -> None:
+    data, _ = make([sample("What?"), sample("word " * 300)])
+    with pytest.warns(UserWarning, match=r"1 sample\(s\) so far .* such as sample 7"):
+        data[1]
+    assert (data.unlearnt, data[0]["labels"].max() >= 0) == (1, True)
+
+
+def test_a_tokenizer_that_does_not_begin_texts_is_told_of(make: Any, tiny_llama: Path) -> None:
+    file = tiny_llama / "tokenizer_config.json"
+    written = file.read_text()
+    file.write_text(written.replace('"add_bos_token": true', '"add_bos_token": false'))
+    try:
+        with pytest.warns(UserWarning, match='write "add_bos_token": true'):
+            make([sample("What?")])
+    finally:
+        file.write_text(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "aspect", "message"),
+    [
+        ("{", "square", r"--data_path .*data\.json: Expecting"),
+        ("[]", "anyres", "--image_aspect_ratio anyres: known are square, pad"),
+    ],
+)
+def test_training_names_the_flag_that_does_not_fit(
+    text: str, aspect: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data.json").write_text(text)
+
+    def make(tokenizer: Any, data_args: Any) -> Any:
+        return json.loads(Path(data_args.data_path).read_text())
+
+    data_args = SimpleNamespace(data_path=tmp_path / "data.json", image_aspect_ratio=aspect)
+    data_args.image_processor = RadioImageProcessor(64, 8)
+    with pytest.raises(ValueError, match=message):
+        checked(make)(tokenizer=None, data_args=data_args)

@@ -1,9 +1,13 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from radio_core import RadioModel, load_model
-from radio_llava.features import feature_dim, normalised, tower_features
+from radio_core.models import RadioConfig
+from radio_core.models.eradio import eradio_config
+from radio_llava.features import feature_dim, freeze_unused, normalised, tower_features
 from radio_llava.tower_config import TowerConfig
 
 
@@ -70,6 +74,24 @@ def test_normalised_features_have_unit_scale() -> None:
         torch.cosine_similarity(unit, features.float(), dim=-1), torch.ones(2, 7)
     )
     assert torch.equal(normalised(features, "none"), features)
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"adaptor": "clip"}, {"layers": (1,)}, {"layers": (-1, 0)}, {"model": "e-radio"}]
+)
+def test_exactly_what_gets_gradients_is_left_to_be_trained(
+    choice: dict[str, Any], images: list[Tensor]
+) -> None:
+    config = TowerConfig(**({"model": "toy"} | choice))
+    student = RadioConfig(backbone=eradio_config("eradio_xxxtiny", dim=16))
+    radio = load_model("toy") if config.model == "toy" else RadioModel(student).eval()
+    freeze_unused(radio, config)
+    sizes = images if config.model == "toy" else [torch.rand(3, 64, 96)]
+    sum((x * torch.randn_like(x)).sum() for x in tower_features(radio, sizes, config)).backward()
+    trained = {name for name, p in radio.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in radio.named_parameters() if p.grad is not None}
+    assert any(name.startswith("backbone.") for name in trained)
+    assert any("adaptors." in name for name in trained) == bool(config.adaptor)
 
 
 @pytest.mark.parametrize(

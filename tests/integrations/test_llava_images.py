@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,6 +69,22 @@ def test_squares_are_squares(aspect: str) -> None:
     assert image.shape[1:] == (64, 64)
     stretched = bool((image[:, :60, :60] == 1).all())
     assert stretched == (aspect == "square")
+
+
+@pytest.mark.parametrize("size", [(90, 41), (41, 90), (50, 50)])
+def test_our_squares_are_those_of_llavas_own_padding(size: tuple[int, int]) -> None:
+    mm_utils = pytest.importorskip("llava.mm_utils", reason="needs llava-torch")
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    config = SimpleNamespace(image_aspect_ratio="pad")
+    theirs = mm_utils.process_images([image], RadioImageProcessor(60, 8), config)
+    ours = RadioImageProcessor(60, 8, aspect="pad")(image)["pixel_values"]
+    assert torch.equal(theirs[0], ours[0])
+
+
+def test_halves_are_rounded_to_even() -> None:
+    assert resized_size(31, 864, 432) == (16, 432)  # 15.5
+    assert resized_size(33, 864, 432) == (16, 432)  # 16.5
 
 
 def test_other_kinds_of_tensors_are_refused() -> None:

@@ -27,7 +27,8 @@ def llava(tiny_llama: Path) -> Any:
 
     config = LlavaConfig.from_pretrained(tiny_llama)
     recorded = {"model": "toy", "resolution": 64}
-    values = {"mm_vision_tower": "toy", "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 128}
+    values: dict[str, Any] = {"mm_vision_tower": "toy", "mm_hidden_size": 128}
+    values |= {"mm_projector_type": "mlp2x_gelu", "tokenizer_padding_side": "right"}
     config.update(values | {"radio_tower": recorded, "tokenizer_model_max_length": 200})
     config._attn_implementation = "eager"
     torch.manual_seed(0)
@@ -121,6 +122,43 @@ def test_generation_takes_images_of_mixed_sizes_and_text_alone(
     follow = logits(llava, [[1, IMG, 5, IMG, 7, *answer[0, :2].tolist()]], images[:2])[0]
     assert follow[-3:].argmax(dim=-1).tolist() == answer[0].tolist()
     assert llava.generate(torch.tensor([[1, 5, 7]]), **options).shape[1] in (3, 6)
+
+
+def test_a_batch_generates_what_each_prompt_gets_alone(llava: Any, images: list[Tensor]) -> None:
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 3, "eos_token_id": None}
+    equally_long = [[1, IMG, 5, 7], [1, 8, IMG, 9], [1, IMG, 6, 6]]
+    together = llava.generate(torch.tensor(equally_long), images=images, **options)
+    for ids, image, found in zip(equally_long, images, together, strict=True):
+        alone = llava.generate(torch.tensor([ids]), images=image[None], **options)
+        assert alone[0].tolist() == found.tolist()
+    assert llava.config.tokenizer_padding_side == "right"
+
+
+def test_a_batch_generates_with_several_images_and_with_none(
+    llava: Any, images: list[Tensor]
+) -> None:
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 3, "eos_token_id": None}
+    ids = torch.tensor([[1, IMG, 5, IMG, 7], [0, 0, 1, 8, 9], [0, 0, 1, IMG, 6]])
+    mask = ids != 0
+    together = llava.generate(ids, images=images, attention_mask=mask, **options)
+    for row, own in enumerate([images[:2], None, images[2:]]):
+        alone = llava.generate(ids[row][mask[row]][None], images=own, **options)
+        assert alone[0].tolist() == together[row].tolist()
+
+
+def test_a_language_model_with_sampling_settings_is_saved(llava: Any, tmp_path: Path) -> None:
+    llava.generation_config.temperature = 0.9  # as Vicuna's
+    llava.generation_config.top_p = 0.6
+    llava.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_tower_that_a_sharded_training_would_lose_is_refused(llava: Any) -> None:
+    args = SimpleNamespace(
+        vision_tower="toy", unfreeze_mm_vision_tower=True, tune_mm_mlp_adapter=False
+    )
+    with pytest.raises(ValueError, match="--fsdp would neither train nor save"):
+        llava.get_model().initialize_vision_modules(args, fsdp=True)
 
 
 def test_truncation_is_counted_and_told(llava: Any, images: list[Tensor]) -> None:

@@ -76,7 +76,7 @@ def test_every_cast_gives_nearly_the_same_features(
     tower: RadioVisionTower, images: list[Tensor], dtype: torch.dtype
 ) -> None:
     expected = tower(images[2][None])
-    tower.to(device="cpu", dtype=dtype)
+    tower.to(dtype=dtype)
     found = tower(images[2][None].to(dtype))
     assert found.dtype == tower.dtype == dtype
     assert torch.cosine_similarity(found.float(), expected, dim=-1).min() > 0.99
@@ -117,11 +117,49 @@ def test_gradients_reach_a_tower_that_is_not_frozen(images: list[Tensor]) -> Non
     assert without == set()
 
 
+def test_only_what_the_features_depend_on_is_trained(images: list[Tensor]) -> None:
+    chosen = arguments(unfreeze_mm_vision_tower=True, radio_layers=[1])
+    tower = RadioVisionTower("toy", chosen)
+    sum(x.pow(2).sum() for x in tower(images)).backward()
+    trained = {name for name, p in tower.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in tower.named_parameters() if p.grad is not None}
+    assert not any("adaptors" in name or "blocks.2" in name for name in trained)
+
+
+def test_weights_that_are_not_trained_get_their_released_values_back(images: list[Tensor]) -> None:
+    chosen = arguments(unfreeze_mm_vision_tower=True, radio_adaptor="clip")
+    tower = RadioVisionTower("toy", chosen, delay_load=True)
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            if "adaptors.sam" in name or "adaptors.dino_v2" in name:
+                parameter.fill_(torch.nan)
+    tower.load_model()
+    expected = load_model("toy").state_dict()
+    found = tower.radio.state_dict()
+    assert [n for n, x in expected.items() if not torch.equal(x, found[n])] == []
+
+
+def test_a_tower_built_as_older_transformers_do_has_real_weights() -> None:
+    accelerate = pytest.importorskip("accelerate", reason="needs the extra 'train'")
+    register = nn.Module.register_parameter
+    with accelerate.init_empty_weights():
+        tower = RadioVisionTower("toy", arguments(unfreeze_mm_vision_tower=True))
+        assert nn.Linear(1, 1).weight.is_meta
+    assert nn.Module.register_parameter is register
+    assert {x.device.type for x in (*tower.parameters(), *tower.buffers())} == {"cpu"}
+
+
 def test_a_tower_in_training_keeps_its_float32_weights() -> None:
     tower = RadioVisionTower("toy", arguments(unfreeze_mm_vision_tower=True))
     tower.keeps_float32 = True
     assert tower.to(device="cpu", dtype=torch.float16).dtype == torch.float32
     assert tower.to(device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_cpu_is_spared_llavas_cast_to_float16() -> None:
+    tower = RadioVisionTower("toy", arguments())
+    assert tower.to(device="cpu", dtype=torch.float16).dtype == torch.float32
+    assert tower.to(dtype=torch.float16).dtype == torch.float16
 
 
 def test_buffers_that_lost_their_values_get_them_back(images: list[Tensor]) -> None:

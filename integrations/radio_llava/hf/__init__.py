@@ -1,7 +1,8 @@
 """transformers' `LlavaForConditionalGeneration` with a RADIO vision tower.
 
-transformers is imported when one of the names below is first used. `register` makes the tower and
-its processors known to the Auto classes; `build_llava` and `load_llava` call it themselves.
+transformers is imported when one of the names below is first used; it must be 5.17 or newer.
+`register` makes the tower and its processors known to the Auto classes; `build_llava` and
+`load_llava` call it themselves. Import from here: the modules inside do not check the version.
 """
 
 from importlib import import_module
@@ -44,10 +45,26 @@ _HOME = {
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'radio_llava.hf' has no attribute {name!r}")
-    require("transformers", extra="llava")
+    check_transformers()
     value: object = getattr(import_module(_HOME[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
+
+
+def check_transformers() -> None:
+    """Refuse a transformers whose processors cannot give every image its own number of tokens.
+
+    Raises:
+        ImportError: it is missing, or too old.
+    """
+    transformers = require("transformers", extra="llava")
+    if not hasattr(transformers.ProcessorMixin, "replace_image_token"):
+        raise ImportError(
+            f"transformers {transformers.__version__} is too old for its LLaVA with images of "
+            "different sizes: pip install -U 'transformers>=5.17' (training with LLaVA's own "
+            "code works with this version)",
+            name="transformers",
+        )
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,11 +14,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     PretrainedConfig,
     PreTrainedModel,
-    ProcessorMixin,
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from radio_core.models.radio import RadioModel
+from radio_llava.compat import drop_unused_sampling
+from radio_llava.hf import check_transformers
 from radio_llava.hf.configuration import RadioVisionConfig
 from radio_llava.hf.modeling import RadioVisionModel
 from radio_llava.hf.processing import RadioLlavaImageProcessor, RadioLlavaProcessor
@@ -35,11 +35,7 @@ def register() -> None:
     Raises:
         ImportError: transformers is too old for images of different sizes.
     """
-    if not hasattr(ProcessorMixin, "replace_image_token"):
-        raise ImportError(
-            f"transformers {transformers.__version__} is too old for LLaVA with images of "
-            "different sizes: pip install --upgrade transformers (5.23 is known to work)"
-        )
+    check_transformers()
     AutoConfig.register(RadioVisionConfig.model_type, RadioVisionConfig, exist_ok=True)
     AutoModel.register(RadioVisionConfig, RadioVisionModel, exist_ok=True)
     AutoImageProcessor.register(
@@ -69,7 +65,9 @@ def build_llava(
         tokenizer: gets the token "<image>" if it does not have it.
 
     Returns:
-        The model, in eval mode, in the language model's dtype and on its device.
+        The model, in eval mode, in the language model's dtype and on its device. The tower's
+        weights take gradients until `requires_grad_(False)`, except those that the chosen features
+        do not depend on.
 
     Raises:
         ValueError: the model does not have the layers or the adaptor that `tower` names.
@@ -88,6 +86,7 @@ def build_llava(
     model.lm_head = language_model.get_output_embeddings()
     if language_model.generation_config is not None:
         model.generation_config = language_model.generation_config
+        drop_unused_sampling(model.generation_config)
     nn.Module.to(model, language_model.device, language_model.dtype)
     model.train(False)
     return model
@@ -150,6 +149,9 @@ def load_llava(
     directory: str | Path, **options: Any
 ) -> tuple[LlavaForConditionalGeneration, RadioLlavaProcessor]:
     """A saved model and its processor.
+
+    All weights take gradients. To train the tower in several processes, call the `freeze_unused`
+    of `model.model.vision_tower` first.
 
     Args:
         directory: has what `save_pretrained` of both wrote; or a hub id.

@@ -1,5 +1,6 @@
 """A LLaVA trained with its original code, as a model of transformers' own classes."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    GenerationConfig,
     LlavaForConditionalGeneration,
     PretrainedConfig,
 )
@@ -16,23 +18,34 @@ from transformers import (
 from radio_core.models.radio import RadioModel
 from radio_core.models.weight_files import first_bytes, read_json, read_safetensors
 from radio_core.zoo.load import load_model
+from radio_llava.compat import drop_unused_sampling
 from radio_llava.hf.build import build_processor, llava_config, register
-from radio_llava.hf.chat_template import LLAVA_V1
+from radio_llava.hf.chat_template import MARKED_IMAGE, llava_v1
 from radio_llava.hf.configuration import RadioVisionConfig
-from radio_llava.hf.vocabulary import grown, image_token_id, needs_space_after_image
+from radio_llava.hf.vocabulary import (
+    IMAGE_TOKEN,
+    grown,
+    image_token_id,
+    needs_space_after_image,
+)
+from radio_llava.registration import is_radio_tower
 from radio_llava.tower_config import TowerConfig, tower_config_of
 
-TEXT_MODELS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
-PROJECTOR = "mlp2x_gelu"
+TEXT_MODELS = {"llava_llama": "llama", "llava": "llama"}
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 _TOWER = "model.vision_tower.radio."
-# Original name -> ours; the first that fits, and everything else as it is.
-_RENAMES = {
-    "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
-    "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
-    "model.vision_tower.": "model.vision_tower.",
-    "model.": "model.language_model.",
+_PROJECTOR = "model.multi_modal_projector."
+# Kind of projector -> original name -> ours. That of transformers has two layers.
+_PROJECTORS = {
+    "mlp2x_gelu": {
+        "model.mm_projector.0.": f"{_PROJECTOR}linear_1.",
+        "model.mm_projector.2.": f"{_PROJECTOR}linear_2.",
+    },
+    "linear": {"model.mm_projector.": f"{_PROJECTOR}linear_1."},
+    "mlp1x_gelu": {"model.mm_projector.0.": f"{_PROJECTOR}linear_1."},
 }
+# The first that fits, after those of the projector; everything else keeps its name.
+_RENAMES = {"model.vision_tower.": "model.vision_tower.", "model.": "model.language_model."}
 
 
 def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -43,21 +56,24 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
 
     Args:
         directory: what LLaVA's training wrote, complete (a LoRA merged): config.json, tokenizer,
-            and weights in safetensors or pytorch_model files.
+            and weights in safetensors or pytorch_model files. Its choices come along: the tower's
+            features and image size, `--image_aspect_ratio pad`, `--mm_use_im_start_end` (in the
+            chat template).
         out: gets the model and its processor.
         dtype: of the new weights; None for that of the language model's.
 
     Raises:
         FileNotFoundError: config.json or the weights are missing.
-        ValueError: no LLaVA, a projector or a language model that transformers' LLaVA does not
-            have, or weights that do not fit the configuration; they are listed. A tokenizer whose
-            tokens would not be those that LLaVA's code makes.
+        ValueError: no LLaVA, another tower than RADIO, a projector or a language model that
+            transformers' LLaVA does not have, or weights that do not fit the configuration; they
+            are listed. A tokenizer whose tokens would not be those that LLaVA's code makes.
     """
     register()
     directory = Path(directory)
     fields = read_json(directory / "config.json")
     tower, text = _tower_config(fields, directory), _text_config(fields)
-    state = _renamed(read_state(directory))
+    kind = _projector_kind(fields)
+    state = _renamed(read_state(directory), kind)
     radio = load_model(tower.model, dtype=torch.float32)
     trained = bool(fields.get("unfreeze_mm_vision_tower", False))
     state = _with_tower(state, radio, tower, trained)
@@ -67,11 +83,19 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
     state |= {name: grown(state[name], text.vocab_size) for name in _EMBEDDINGS if name in state}
     vision = RadioVisionConfig.of(radio, tower)
     config = llava_config(
-        vision, text, token_id, tie_word_embeddings=bool(text.tie_word_embeddings)
+        vision,
+        text,
+        token_id,
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+        projector_hidden_act="gelu" if kind == "mlp2x_gelu" else "linear",
     )
     model = _filled(config, state, dtype or state[_EMBEDDINGS[0]].dtype)
-    space = needs_space_after_image(tokenizer)
-    processor = build_processor(vision, tokenizer, LLAVA_V1, space_after_image=space)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(directory))
+        drop_unused_sampling(model.generation_config)
+    image = MARKED_IMAGE if fields.get("mm_use_im_start_end") else IMAGE_TOKEN
+    space = needs_space_after_image(tokenizer, image)
+    processor = build_processor(vision, tokenizer, llava_v1(image), space_after_image=space)
     model.save_pretrained(str(out))
     processor.save_pretrained(str(out))
 
@@ -100,7 +124,7 @@ def read_state(directory: Path) -> dict[str, Tensor]:
         if (directory / name).is_file():
             raise FileNotFoundError(
                 f"{directory} has {name} but no complete model: merge it into its base model "
-                "(LLaVA's merge_lora_weights) and convert the result"
+                "(`radio llava merge`) and convert the result"
             )
     raise FileNotFoundError(f"no model.safetensors and no pytorch_model.bin in {directory}")
 
@@ -112,16 +136,33 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
 
 
 def _tower_config(fields: dict[str, Any], directory: Path) -> TowerConfig:
-    """The tower that a LLaVA's config.json names."""
+    """The tower that a LLaVA's config.json names, for images of the shape that it was given."""
+    if "vision_config" in fields:
+        raise ValueError(f"{directory} has the form of transformers' LLaVA already")
     name = fields.get("mm_vision_tower")
     if not isinstance(name, str):
         raise ValueError(f"{directory / 'config.json'} has no mm_vision_tower: not a LLaVA")
-    projector = fields.get("mm_projector_type", "linear")
-    if projector != PROJECTOR:
+    if not is_radio_tower(name):
         raise ValueError(
-            f"mm_projector_type {projector!r}: transformers' LLaVA has {PROJECTOR!r} only"
+            f"the vision tower of {directory} is {name!r}, and not a RADIO model, nor a file or "
+            "directory that is there: other towers are converted by transformers' own script, "
+            "convert_llava_weights_to_hf.py"
         )
-    return tower_config_of(name, SimpleNamespace(**fields))
+    tower = tower_config_of(name, SimpleNamespace(**fields))
+    aspect = fields.get("image_aspect_ratio", "square")
+    if aspect not in ("square", "pad"):
+        raise ValueError(f"image_aspect_ratio {aspect!r} cannot be converted: only square and pad")
+    return dataclasses.replace(tower, aspect="pad") if aspect == "pad" else tower
+
+
+def _projector_kind(fields: dict[str, Any]) -> str:
+    kind: str = fields.get("mm_projector_type", "linear")
+    if kind not in _PROJECTORS:
+        raise ValueError(
+            f"mm_projector_type {kind!r} cannot be converted: transformers' LLaVA has two layers; "
+            f"known: {', '.join(_PROJECTORS)}"
+        )
+    return kind
 
 
 def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
@@ -141,14 +182,22 @@ def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
     return AutoConfig.for_model(TEXT_MODELS[kind], **own)
 
 
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names of transformers' LLaVA."""
+def _renamed(state: dict[str, Tensor], projector: str) -> dict[str, Tensor]:
+    """The tensors under the names of transformers' LLaVA.
+
+    A projector of one layer gets a second one that changes nothing.
+    """
+    renames = _PROJECTORS[projector] | _RENAMES
     renamed = {}
     for name, tensor in state.items():
-        old = next((prefix for prefix in _RENAMES if name.startswith(prefix)), "")
-        renamed[_RENAMES.get(old, "") + name.removeprefix(old)] = tensor
+        old = next((prefix for prefix in renames if name.startswith(prefix)), "")
+        renamed[renames.get(old, "") + name.removeprefix(old)] = tensor
     if _EMBEDDINGS[0] not in renamed:
         raise ValueError("the weights have no model.embed_tokens.weight: no language model")
+    bias = renamed.get(f"{_PROJECTOR}linear_1.bias")
+    if projector != "mlp2x_gelu" and bias is not None:
+        renamed[f"{_PROJECTOR}linear_2.weight"] = torch.eye(len(bias), dtype=bias.dtype)
+        renamed[f"{_PROJECTOR}linear_2.bias"] = torch.zeros_like(bias)
     return {name: t for name, t in renamed.items() if not name.endswith(".rotary_emb.inv_freq")}
 
 

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from radio_core.models.conditioner import InputConditioner
 from radio_core.models.radio import RadioModel
-from radio_llava.features import feature_dim, tower_features
+from radio_llava.features import feature_dim, freeze_unused, tower_features
 from radio_llava.hf.configuration import RadioVisionConfig
 from radio_llava.tower_config import TowerConfig
 
@@ -62,8 +62,13 @@ class RadioVisionModel(PreTrainedModel):
         model = cls(RadioVisionConfig.of(radio, tower))
         wanted = model.radio.state_dict()
         model.radio.load_state_dict({name: radio.state_dict()[name] for name in wanted})
+        model.freeze_unused()
         model.train(False)
         return model
+
+    def freeze_unused(self) -> None:
+        """Freeze what the chosen features do not depend on, see `radio_llava.features`."""
+        freeze_unused(self.radio, self.tower)
 
     def train(self, mode: bool = True) -> "RadioVisionModel":
         """Set the mode of everything but RADIO."""
@@ -106,7 +111,8 @@ class RadioVisionModel(PreTrainedModel):
             [1, sum of all N, C], image after image.
 
         Raises:
-            ValueError: another hidden state than the last, sizes that do not fit the images.
+            ValueError: another hidden state than the last, sizes that do not fit the images, or
+                features that are too large for float16.
         """
         _check_layers(output_hidden_states)
         images = pixel_values if image_sizes is None else _cropped(pixel_values, image_sizes)

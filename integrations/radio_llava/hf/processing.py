@@ -150,6 +150,24 @@ class RadioLlavaProcessor(LlavaProcessor):
         )
         self.space_after_image = space_after_image
 
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, *others: Any, **more: Any
+    ) -> None:
+        """Refuse texts whose `<image>` are not as many as the images.
+
+        Raises:
+            ValueError: also for whatever `LlavaProcessor` refuses.
+        """
+        marks = sum(part.count(self.image_token) for part in text or () if isinstance(part, str))
+        flat: Any = [] if images is None else make_flat_list_of_images(images)
+        given = len(flat)
+        if text is not None and marks != given:
+            raise ValueError(
+                f"{given} image(s) were given for {marks} {self.image_token} in {len(text)} "
+                f"text(s): give one image for each {self.image_token}, in their order"
+            )
+        super().validate_inputs(images, text, *others, **more)
+
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
         """The image tokens of the image `image_idx` of a processed batch."""
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])

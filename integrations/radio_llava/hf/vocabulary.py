@@ -33,13 +33,14 @@ def space_before(text: str) -> str:
     return " " if text and not text.startswith(" ") else ""
 
 
-def needs_space_after_image(tokenizer: Any) -> bool:
+def needs_space_after_image(tokenizer: Any, image: str = IMAGE_TOKEN) -> bool:
     """Whether `space_before` the text after an image gives the tokens that LLaVA's code makes.
 
     That code tokenises the text after an image by itself.
 
     Args:
         tokenizer: knows "<image>".
+        image: what stands for an image in a prompt, see `radio_llava.hf.chat_template`.
 
     Returns:
         False where the text as it is gives those tokens.
@@ -47,7 +48,8 @@ def needs_space_after_image(tokenizer: Any) -> bool:
     Raises:
         ValueError: neither does.
     """
-    texts = ("\nAnswer", " Answer", "Answer")
+    mark = image.partition(IMAGE_TOKEN)[2]
+    texts = [mark + text for text in ("\nAnswer", " Answer", "Answer")]
     alone = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     for needed in (False, True):
         spaced = [space_before(text) * needed + text for text in texts]

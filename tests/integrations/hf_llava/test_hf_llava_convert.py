@@ -1,5 +1,6 @@
 """A model that LLaVA's own code trained, as one of transformers'."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 pytest.importorskip("transformers", reason="needs the extra 'llava'")
 
 from radio_core.models import RadioModel
-from radio_llava.features import tower_features
+from radio_llava.features import feature_dim, tower_features
 from radio_llava.hf import convert_llava, load_llava
 from radio_llava.images import RadioImageProcessor
 from radio_llava.tower_config import TowerConfig
@@ -23,17 +24,20 @@ from radio_llava.tower_config import TowerConfig
 class Original:
     """What LLaVA's code computes, and the files that it saves."""
 
+    projector: nn.Module
+
     def __init__(self, llama: Any, radio: RadioModel, tower: TowerConfig, tokenizer: Any) -> None:
         self.llama, self.radio, self.tower, self.tokenizer = llama, radio, tower, tokenizer
         width = llama.config.hidden_size
-        self.projector = nn.Sequential(
-            nn.Linear(radio.embed_dim, width), nn.GELU(), nn.Linear(width, width)
-        )
+        layers = nn.Linear(feature_dim(radio, tower), width), nn.GELU(), nn.Linear(width, width)
+        self.projector = nn.Sequential(*layers)
 
     @torch.no_grad()
     def logits(self, before: list[int], image: Image.Image, after: list[int]) -> Tensor:
         """[1, L, V] of a text with an image in it."""
-        images = RadioImageProcessor(self.tower.resolution, self.radio.patch_size)
+        images = RadioImageProcessor(
+            self.tower.resolution, self.radio.patch_size, self.tower.aspect
+        )
         pixels = images.preprocess(image)["pixel_values"]
         patches = self.projector(tower_features(self.radio, pixels, self.tower)[0])
         words = self.llama.get_input_embeddings()
@@ -121,17 +125,75 @@ def test_a_frozen_tower_is_the_released_one_however_it_was_saved(
     assert_same_logits(original, folders[1], images)
 
 
-@pytest.mark.parametrize("changes", [{"layers": (-2,)}, {"normalize": "unit_scale"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers": (-2, 0)}, {"normalize": "unit_scale"}, {"adaptor": "sam"}, {"aspect": "square"}],
+)
 def test_the_choice_of_features_comes_along(
     changes: dict[str, Any],
-    original: Original,
+    make_llama: Callable[..., Any],
+    radio: RadioModel,
+    tokenizer: Any,
     folders: tuple[Path, Path],
     images: list[Image.Image],
 ) -> None:
-    original.tower = TowerConfig(**({"model": "toy", "resolution": 48} | changes))
+    tower = TowerConfig(**({"model": "toy", "resolution": 48} | changes))
+    original = Original(make_llama(), radio, tower, tokenizer)
     original.save(folders[0])
     convert_llava(*folders)
     assert_same_logits(original, folders[1], images)
+
+
+def test_images_that_llava_padded_to_squares_are_padded_on(
+    original: Original, folders: tuple[Path, Path], images: list[Image.Image]
+) -> None:
+    original.save(folders[0], image_aspect_ratio="pad")
+    original.tower = dataclasses.replace(original.tower, aspect="pad")  # LLaVA's, done by us
+    convert_llava(*folders)
+    assert_same_logits(original, folders[1], images)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp1x_gelu"])
+def test_a_projector_of_one_layer_is_converted(
+    kind: str, original: Original, folders: tuple[Path, Path], images: list[Image.Image]
+) -> None:
+    layer = nn.Linear(original.radio.embed_dim, original.llama.config.hidden_size)
+    original.projector = layer if kind == "linear" else nn.Sequential(layer)
+    original.save(folders[0], mm_projector_type=kind)
+    convert_llava(*folders)
+    assert_same_logits(original, folders[1], images)
+
+
+def test_marks_around_images_are_in_the_chat_template(
+    original: Original, folders: tuple[Path, Path], images: list[Image.Image]
+) -> None:
+    original.tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
+    original.llama.resize_token_embeddings(len(original.tokenizer), mean_resizing=False)
+    original.save(folders[0], mm_use_im_start_end=True)
+    convert_llava(*folders)
+    assert_same_logits(original, folders[1], images)
+    _, processor = load_llava(folders[1])
+    question: dict[str, Any] = {"type": "text", "text": "what is this"}
+    named = {"type": "text", "text": "what <image> is"}
+    for content, expected in [
+        ([{"type": "image"}, question], "USER: <im_start><image><im_end>\nwhat is this "),
+        ([named], "USER: what <im_start><image><im_end> is "),
+        (named["text"], "USER: what <im_start><image><im_end> is "),
+    ]:
+        messages = [{"role": "user", "content": content}]
+        assert processor.apply_chat_template(messages, tokenize=False).endswith(expected)
+
+
+def test_generation_settings_come_along_as_far_as_they_count(
+    original: Original, folders: tuple[Path, Path]
+) -> None:
+    original.save(folders[0])
+    settings = {"eos_token_id": [2, 5], "temperature": 0.9, "max_length": 99}
+    (folders[0] / "generation_config.json").write_text(json.dumps(settings))
+    convert_llava(*folders)
+    found = load_llava(folders[1])[0].generation_config
+    assert (found.eos_token_id, found.max_length) == ([2, 5], 99)
+    assert found.temperature in (None, 1.0)
 
 
 def test_shards_of_pickled_tensors_are_read(
@@ -182,7 +244,11 @@ def test_what_cannot_be_converted_is_named(original: Original, folders: tuple[Pa
         convert_llava(*folders)
     for fields, message in [
         ({"mm_vision_tower": None}, "no mm_vision_tower: not a LLaVA"),
-        ({"mm_projector_type": "linear"}, "has 'mlp2x_gelu' only"),
+        ({"vision_config": {}}, "has the form of transformers' LLaVA already"),
+        ({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}, r"is 'openai/.*RADIO.*script"),
+        ({"mm_projector_type": "mlp3x_gelu"}, r"two layers; known: mlp2x_gelu, linear, mlp1x_gelu"),
+        ({"mm_projector_type": "linear"}, r"linear_1\.weight"),
+        ({"image_aspect_ratio": "anyres"}, "'anyres' cannot be converted: only square and pad"),
         ({"model_type": "llava_mpt"}, "'llava_mpt' cannot be converted; known: llava_llama"),
         ({"unfreeze_mm_vision_tower": True}, r"missing_keys: .*vision_tower\.radio\."),
         ({"num_hidden_layers": 3}, r"missing_keys: .*layers\.2\."),

@@ -20,18 +20,18 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_example_trains_and_its_result_loads(
-    checkout: Path, toy_conversations: Path, tmp_path: Path, radio: RadioModel
+    checkout: Path, mixed_conversations: Path, tmp_path: Path, radio: RadioModel
 ) -> None:
     if not (checkout / "scripts" / "llava_lora.py").exists():
         pytest.skip("needs the source tree")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     command += ["-m", "scripts.llava_lora", "--out", str(tmp_path), "--resolution", "64"]
-    command += ["--data", str(toy_conversations / "train.json"), "--steps", "25"]
-    command += ["--images", str(toy_conversations), "--batch-size", "4"]
+    command += ["--data", str(mixed_conversations), "--steps", "25"]
+    command += ["--images", str(mixed_conversations.parent), "--batch-size", "4"]
     command += ["--learning-rate", "3e-3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
-        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     losses = json.loads((tmp_path / "losses.json").read_text())
@@ -42,7 +42,7 @@ def test_the_example_trains_and_its_result_loads(
     frozen = radio.state_dict()
     assert [name for name in saved if not torch.equal(saved[name], frozen[name])] == []
     assert not any("lora" in name for name in model.state_dict())
-    picture = Image.open(toy_conversations / "1.png")
+    picture = Image.open(mixed_conversations.parent / "1.png")
     parts = [{"type": "image", "image": picture}, {"type": "text", "text": "What colour?"}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": parts}],

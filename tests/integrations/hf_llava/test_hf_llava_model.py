@@ -172,6 +172,64 @@ def test_training_lowers_the_loss_and_changes_what_it_should(
         assert f"{TOWER}radio.backbone.blocks.0.attn.qkv.weight" in changed
 
 
+@pytest.mark.parametrize("student", ["toy", "e-radio"])
+def test_a_trained_tower_is_saved_and_loaded_exactly(
+    student: str,
+    radio: RadioModel,
+    make_llama: Callable[..., Any],
+    tokenizer: Any,
+    images: list[Image.Image],
+    texts: list[str],
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(2)
+    e_radio = RadioConfig(backbone=eradio_config("eradio_xxxtiny", dim=16))
+    own = radio if student == "toy" else RadioModel(e_radio).eval()
+    tower = TowerConfig(model=student, resolution=64)
+    model = build_llava(own, tower, make_llama(), tokenizer)
+    processor = build_processor(model.config.vision_config, tokenizer)
+    batch = batch_of(processor, images, texts)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    optimizer.step()
+    vision = model.model.vision_tower
+    assert all(p.grad is not None for p in vision.parameters() if p.requires_grad)
+    model.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, _ = load_llava(tmp_path)
+    found = again.model.vision_tower
+    tensors = dict(found.named_parameters()) | dict(found.named_buffers())
+    expected = dict(vision.named_parameters()) | dict(vision.named_buffers())
+    assert [n for n, x in expected.items() if not torch.equal(x, tensors[n])] == []
+    before = own.state_dict()["backbone." + next(iter(own.backbone.state_dict()))]
+    assert not torch.equal(before, next(iter(found.radio.backbone.state_dict().values())))
+    assert torch.equal(logits(again, batch), logits(model, batch))
+
+
+def test_what_the_features_do_not_depend_on_is_frozen(
+    radio: RadioModel, make_llama: Callable[..., Any], tokenizer: Any
+) -> None:
+    tower = TowerConfig(model="toy", resolution=64, adaptor="clip")
+    vision = build_llava(radio, tower, make_llama(), tokenizer).model.vision_tower
+    frozen = {name for name, p in vision.named_parameters() if not p.requires_grad}
+    assert any("summary_head" in name for name in frozen)
+    assert not any("backbone" in name or "feature_head" in name for name in frozen)
+
+
+def test_a_language_model_with_sampling_settings_is_saved(
+    radio: RadioModel,
+    tower: TowerConfig,
+    make_llama: Callable[..., Any],
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    llama = make_llama()
+    llama.generation_config.temperature = 0.9  # as Vicuna's
+    build_llava(radio, tower, llama, tokenizer).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_a_frozen_tower_keeps_no_graph(llava: Any, processor: Any, images: list[Any]) -> None:
     llava.model.vision_tower.requires_grad_(False)
     llava.train()
@@ -196,21 +254,47 @@ def test_generation_is_the_same_in_a_batch(
     assert not (together == llava.config.image_token_id).any()
 
 
-def test_bfloat16_stays_close_and_normalises_in_float32(
-    llava: Any, processor: Any, images: list[Image.Image], texts: list[str], tmp_path: Path
+def test_a_batch_generates_with_several_images_and_with_none(
+    llava: Any, processor: Any, images: list[Image.Image]
+) -> None:
+    processor.tokenizer.padding_side = "left"
+    texts = ["<image> red <image> what", "what is this", "this <image>"]
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    batch = batch_of(processor, images, texts)
+    together = llava.generate(**batch, **options)[:, -4:]
+    for row, own in enumerate([images[:2], None, images[2:]]):
+        inputs = processor(images=own, text=texts[row], return_tensors="pt")
+        assert llava.generate(**inputs, **options)[0, -4:].tolist() == together[row].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close_and_normalises_in_float32(
+    dtype: torch.dtype,
+    llava: Any,
+    processor: Any,
+    images: list[Image.Image],
+    texts: list[str],
+    tmp_path: Path,
 ) -> None:
     batch = batch_of(processor, images, texts)
     exact = logits(llava, batch)
     llava.save_pretrained(tmp_path)
-    loaded = transformers.LlavaForConditionalGeneration.from_pretrained(
-        tmp_path, dtype=torch.bfloat16
-    )
+    loaded = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
     conditioner = loaded.model.vision_tower.radio.conditioner
     assert torch.equal(conditioner.norm_mean, llava.model.vision_tower.radio.conditioner.norm_mean)
-    for model in (loaded, llava.to(torch.bfloat16)):
-        assert model.model.vision_tower.dtype == torch.bfloat16
+    for model in (loaded, llava.to(dtype)):
+        assert model.model.vision_tower.dtype == dtype
         coarse = logits(model, batch).float()
         assert float((coarse - exact).norm() / exact.norm()) < 0.05
+
+
+def test_features_that_overflow_in_float16_are_not_passed_on(radio: RadioModel, tower: Any) -> None:
+    model = RadioVisionModel.of(radio, tower).half()
+    with torch.no_grad():
+        for weights in model.radio.backbone.parameters():
+            weights.fill_(6e4)
+    with pytest.raises(ValueError, match="overflow in float16: use bfloat16"):
+        model(torch.rand(1, 3, 64, 64))
 
 
 def test_a_new_image_token_is_never_the_likeliest(

@@ -44,5 +44,19 @@ def test_versions_of_transformers_that_are_too_old_are_named(
     from radio_llava.hf import register
 
     monkeypatch.delattr(transformers.ProcessorMixin, "replace_image_token")
-    with pytest.raises(ImportError, match=rf"transformers {transformers.__version__} is too old"):
+    message = rf"transformers {transformers.__version__} is too old .*transformers>=5\.17"
+    with pytest.raises(ImportError, match=message):
         register()
+
+
+def test_older_versions_are_named_before_what_they_lack_is_imported() -> None:
+    code = """
+import types, sys
+old = types.ModuleType("transformers")
+old.__version__, old.ProcessorMixin = "4.46.3", object
+sys.modules["transformers"] = old
+import radio_llava.hf
+try: radio_llava.hf.load_llava
+except ImportError as error: print(error)
+"""
+    assert "transformers 4.46.3 is too old" in printed(code)

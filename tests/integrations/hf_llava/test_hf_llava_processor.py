@@ -109,12 +109,19 @@ def test_the_sizes_of_a_call_can_differ(processor: Any, images: list[Any]) -> No
 
 
 def test_texts_and_images_must_match(processor: Any, images: list[Any]) -> None:
-    with pytest.raises(ValueError, match="2"):
-        processor(images=images[:1], text="<image> and <image>")
-    with pytest.raises(ValueError, match="no images"):
-        processor(text="<image>")
-    with pytest.raises(ValueError, match="0 <image>"):
-        processor(images=images[:1], text="what is this")
+    for given, text, message in [
+        (images[:1], "<image> and <image>", r"1 image\(s\) were given for 2 <image>"),
+        (images[:2], ["<image>", "what"], r"2 image\(s\) were given for 1 <image> in 2 text"),
+        (None, "<image>", r"0 image\(s\) were given for 1 <image>"),
+        (images[:1], "what is this", r"1 image\(s\) were given for 0 <image>"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            processor(images=given, text=text)
+
+
+def test_an_image_that_is_cut_off_is_not_passed_on(processor: Any, images: list[Any]) -> None:
+    with pytest.raises(ValueError, match="Mismatch in `image` token count"):
+        processor(images=images[:1], text="<image> what", truncation=True, max_length=5)
 
 
 def test_chat_has_llavas_own_prompt_and_marks_the_answers(
