@@ -31,9 +31,7 @@ def test_noise_has_the_names_of_the_pictures_and_differs(tmp_path: Path) -> None
     data = prepare_toy_vqa(tmp_path / "data", ToyLlavaSizes(train=2, val=1), silent)
     place = noise_images(data, tmp_path)
     names = sorted(p.relative_to(place) for p in place.rglob("*.png"))
-    assert names == sorted(
-        p.relative_to(data / "images") for p in (data / "images").rglob("*.png")
-    )
+    assert names == sorted(p.relative_to(data / "images") for p in (data / "images").rglob("*.png"))
     first, second, third = (np.asarray(Image.open(place / name)) for name in names)
     assert (first != second).any()
     assert (second != third).any()
