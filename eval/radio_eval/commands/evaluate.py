@@ -1,4 +1,4 @@
-"""Evaluate a model: radio eval {knn,zero-shot,linear-seg,sam-coco} --model M --data DIR."""
+"""Evaluate a model: radio eval {knn,zero-shot,linear-seg,sam-coco,vqa} --model M --data DIR."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from radio_core.commands import UsageError, parse
 from radio_core.data.folder import FolderError
+from radio_eval.commands import vqa
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.commands.sam_coco import SamCocoOptions
 from radio_eval.contract import Evaluator
@@ -123,17 +124,21 @@ TASKS: dict[str, type[EvalOptions]] = {
     "linear-seg": LinearSegOptions,
     "sam-coco": SamCocoOptions,
 }
+VQA = "vqa"
+"""The task that asks a LLaVA; `radio llava eval` is the same."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `radio eval TASK ...`; returns the exit code."""
-    usage = f"radio eval {{{','.join(TASKS)}}} --model M --data DIR [--json FILE]"
+    usage = f"radio eval {{{','.join((*TASKS, VQA))}}} --model M --data DIR [--json FILE]"
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {usage}\n\n'radio eval TASK --help' lists a task's options.")
         return 0 if argv else 2
     task, *rest = argv
+    if task == VQA:
+        return vqa.main(rest)
     if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+        raise UsageError(f"unknown task {task!r}; known: {', '.join((*TASKS, VQA))}")
     options = parse(TASKS[task], rest, prog=f"radio eval {task}")
     with launched_processes() as processes, _progress_of(processes) as progress:
         result = options.run(progress, processes)
