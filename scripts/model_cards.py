@@ -17,7 +17,8 @@ from radio_eval.baselines import filled_box_miou
 from radio_eval.coco import CocoInstances
 from radio_eval.commands.evaluate import main as evaluate
 
-_PROBE = ["--iterations", "2000", "--label-stride", "2"]
+_PROBE = ["--protocol", "toy", "--iterations", "2000", "--label-stride", "2"]
+_PROBE += ["--learning-rate", "1e-3", "--warmup-iterations", "50"]
 _TASKS: dict[str, tuple[str, str, list[str]]] = {
     "zero-shot": ("classification", "zero-shot accuracy (36 classes)", []),
     "knn": ("classification", "kNN accuracy (36 classes)", []),

@@ -3,9 +3,10 @@
 import torch
 
 from radio_eval.coco import CocoInstances
-from radio_eval.data import LabelledImages, SegmentationImages
+from radio_eval.data import LabelledImages
 from radio_eval.sam_miou import score_boxes
 from radio_eval.sam_scores import summarise
+from radio_eval.segmentation_data import SegmentationImages
 from radio_eval.segmentation_metrics import ConfusionMatrix
 
 

@@ -1,23 +1,27 @@
-"""Evaluation data: images read once, resized for each model, and encoded in batches."""
+"""Evaluation data: labelled images in folders, and images brought to the size of a model."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, functional
 
 from radio_core.data.folder import FolderError, ImageFiles, LabelledFolder
-from radio_core.data.images import ImageSource
+from radio_core.data.images import ImageSource, UnreadableImage
 from radio_core.data.transforms import radio_resize, to_tensor
-from radio_eval.eval_model import EvalModel, ImageFunction
-from radio_eval.progress import Progress
+from radio_eval.classification.blocks import LabelledItem
+from radio_eval.classification.imagenet import check_class_folders, find_split_root
+from radio_eval.eval_model import CentreCrop, EvalModel
 
-ADE_SPLITS = {"train": "training", "val": "validation"}
 IGNORED = 255
 """Label of pixels that count nowhere."""
 
@@ -46,7 +50,7 @@ class KeptImages:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images with one class each.
+    """Images with one class each; satisfies `ClassificationSet`.
 
     Attributes:
         images: N images.
@@ -62,82 +66,100 @@ class LabelledImages:
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
 
+    def blocks(self, size: int) -> "Sequence[ImageBlock]":
+        """The images in blocks of `size`, in their order."""
+        starts = range(0, len(self.images), size)
+        return [ImageBlock(self, range(len(self.images))[start : start + size]) for start in starts]
 
-class LabelMaps(Protocol):
-    """Label maps by image number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[H, W] uint8: the class of each pixel, 255 where it counts nowhere."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationImages:
-    """Images with a label map each.
-
-    Attributes:
-        images: N images.
-        labels: N label maps.
-        class_names: names of the classes 0, 1, ...
-    """
-
-    images: ImageSource
-    labels: LabelMaps
-    class_names: tuple[str, ...]
-
-
-class AdeLabelMaps:
-    """The PNG label maps of the ADE20K layout, shifted: 0 -> 255 (ignored), k -> k - 1.
-
-    Args:
-        paths: one PNG an image.
-        num_classes: classes after the shift.
-    """
-
-    def __init__(self, paths: Sequence[Path], num_classes: int) -> None:
-        self._paths = list(paths)
-        self._num_classes = num_classes
-        self._kept: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[H, W] uint8 in [0, num_classes) or 255.
+    def read(self, index: int) -> Image.Image:
+        """The image at `index` as 8-bit RGB.
 
         Raises:
-            FolderError: no such file, not a label map, or a class outside the range.
+            UnreadableImage: it cannot be read.
         """
-        if index not in self._kept:
-            self._kept[index] = self._read(self._paths[index])
-        return self._kept[index]
+        if isinstance(self.images, ImageFiles):
+            return self.images.read(index)
+        image = self.images.load(index)
+        if image is None:
+            raise UnreadableImage(self.name(index), "broken")
+        return image
 
-    def _read(self, path: Path) -> Tensor:
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                stored = np.array(image)  # [H, W], palette indices stay indices
-        except OSError as error:
-            raise FolderError(f"label map {path} cannot be read: {error}") from error
-        if stored.ndim != 2:
-            raise FolderError(f"label map {path} must have one channel, not {stored.shape}")
-        if int(stored.max()) > self._num_classes:
-            raise FolderError(
-                f"label map {path} holds value {int(stored.max())}, but classes.json names "
-                f"{self._num_classes} classes (0 is unlabelled)"
+    def name(self, index: int) -> str:
+        """Path of the image at `index`, or its number."""
+        images = self.images
+        return str(images.path(index) if isinstance(images, ImageFiles) else index)
+
+    def identity(self) -> dict[str, Any] | None:
+        """Counts, and a hash of the files' paths, sizes, times of change and labels."""
+        if not isinstance(self.images, ImageFiles):
+            return None
+        digest = hashlib.sha256(str(self.images.root.absolute()).encode("utf-8", "surrogateescape"))
+        for index, label in enumerate(self.labels.tolist()):
+            name = self.images.relative_path(index).encode("utf-8", "surrogateescape")
+            digest.update(b"%s %d %s\n" % (name, label, file_stamp(self.images.path(index))))
+        return {
+            "images": len(self.images),
+            "classes": len(self.class_names),
+            "files": digest.hexdigest()[:32],
+        }
+
+
+class ImageBlock:
+    """Some of a `LabelledImages`; a `Block`.
+
+    Args:
+        images: all of them.
+        indices: those of the block.
+    """
+
+    def __init__(self, images: LabelledImages, indices: range) -> None:
+        self._images = images
+        self._indices = indices
+
+    @property
+    def count(self) -> int:
+        """Number of images, the unreadable ones included."""
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[LabelledItem]:
+        """The images, not decoded."""
+        for index in self._indices:
+            yield LabelledItem(
+                name=self._images.name(index),
+                label=int(self._images.labels[index]),
+                read=partial(self._images.read, index),
             )
-        shifted = np.where(stored == 0, IGNORED, stored.astype(np.int64) - 1)
-        return torch.from_numpy(shifted.astype(np.uint8))
 
 
-def read_classification(root: Path, split: str) -> LabelledImages:
-    """Read the ImageFolder layout root/split/<class>/* with root/classnames.json.
+def file_stamp(path: Path) -> bytes:
+    """Size and time of change of a file, which tell it from a later version; empty without file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return b""
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def read_classification(
+    root: Path, split: str, classes: Sequence[str] | None = None
+) -> LabelledImages:
+    """Read the ImageFolder layout root/split/<class>/*, with or without root/classnames.json.
+
+    The official folders of ImageNet (ILSVRC/Data/CLS-LOC/train/...) are found below `root`.
+
+    Args:
+        root: the data set's folder.
+        split: "train" or "val".
+        classes: the class folders in label order, as `LabelledFolder` takes them.
 
     Raises:
-        FolderError: missing, closed or empty folders, or unknown class folders.
+        FolderError: missing, closed or empty folders, unknown class folders, images outside of
+            class folders.
     """
-    folder = LabelledFolder(root, split)
+    root = find_split_root(root, split)
+    if (root / split).is_dir():
+        check_class_folders(root / split)
+    folder = LabelledFolder(root, split, classes)
     return LabelledImages(
         images=folder.images,
         labels=torch.tensor(folder.labels, dtype=torch.long),
@@ -160,32 +182,6 @@ def read_templates(root: Path) -> tuple[str, ...] | None:
     return tuple(templates)
 
 
-def read_ade(root: Path, split: str) -> SegmentationImages:
-    """Read the ADE20K layout: images/{training,validation}, annotations/..., classes.json.
-
-    classes.json lists the class names in the order of the labels 1, 2, ... .
-
-    Args:
-        root: the data set's folder.
-        split: "train" or "val".
-
-    Raises:
-        FolderError: missing folders or files, an image without its label map.
-    """
-    images = ImageFiles(root / "images" / ADE_SPLITS[split])
-    folder = root / "annotations" / ADE_SPLITS[split]
-    paths = [folder / Path(images.relative_path(i)).with_suffix(".png") for i in range(len(images))]
-    for path in paths:
-        if not path.is_file():
-            raise FolderError(f"label map {path} is missing")
-    names = _read_json(root / "classes.json")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FolderError(f"{root / 'classes.json'} must hold a list of class names")
-    return SegmentationImages(
-        images=images, labels=AdeLabelMaps(paths, len(names)), class_names=tuple(names)
-    )
-
-
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -198,14 +194,16 @@ def _read_json(path: Path) -> object:
 def prepare(image: Image.Image, model: EvalModel, *, whole: bool = False) -> Tensor:
     """Bring an 8-bit RGB image to the model's size.
 
-    Models of any shape get RADIO's resize (shortest edge, both sides rounded to the step).
-    Square-only models get a centre crop, or with `whole` the image squeezed to a square, which
-    keeps every pixel for dense tasks.
+    Models with a `crop` get it. Others of any shape get RADIO's resize (shortest edge, both sides
+    rounded to the step); square-only models RADIO's resize to a square. With `whole` no pixel is
+    cut off, for dense tasks: nothing is cropped, and square-only models see the image squeezed.
 
     Returns:
         float32 [3, H, W] in [0, 1].
     """
     side = model.image_size
+    if model.crop is not None and not whole:
+        return to_tensor(_centre_crop(image, model.crop))
     if not model.square:
         return to_tensor(radio_resize(image, side, model.resize_step))
     if whole:
@@ -213,85 +211,8 @@ def prepare(image: Image.Image, model: EvalModel, *, whole: bool = False) -> Ten
     return to_tensor(radio_resize(image, (side, side), model.resize_step))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """Outputs of a model for the images that could be read.
-
-    Attributes:
-        outputs: one tensor an image, in the order of `indices`.
-        indices: [N] int64, the image numbers, ascending.
-        unreadable: image numbers that were skipped.
-    """
-
-    outputs: tuple[Tensor, ...]
-    indices: Tensor
-    unreadable: tuple[int, ...]
-
-    def stack(self) -> Tensor:
-        """All outputs as one tensor [N, ...].
-
-        Raises:
-            ValueError: nothing could be read, or the outputs have several shapes.
-        """
-        if not self.outputs:
-            raise ValueError("none of the images could be read")
-        shapes = {tuple(output.shape) for output in self.outputs}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"images of several sizes gave outputs of {len(shapes)} shapes; "
-                "this task needs images of one size"
-            )
-        return torch.stack(self.outputs)
-
-
-@torch.no_grad()
-def collect(
-    function: ImageFunction,
-    model: EvalModel,
-    images: ImageSource,
-    batch_size: int,
-    progress: Progress,
-    what: str,
-    *,
-    whole: bool = False,
-) -> Collected:
-    """Run a model over images, batching those of equal size.
-
-    Args:
-        function: images [B, 3, H, W] in [0, 1] -> [B, ...].
-        model: says to which size images are brought.
-        images: the images; unreadable ones are skipped and listed in the result.
-        batch_size: images a call.
-        progress: listener.
-        what: name of this work for the listener.
-        whole: squeeze instead of crop for square-only models; see `prepare`.
-    """
-    outputs: dict[int, Tensor] = {}
-    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-    unreadable: list[int] = []
-
-    def flush(batch: list[tuple[int, Tensor]]) -> None:
-        results = function(torch.stack([tensor for _, tensor in batch]))
-        outputs.update(zip((index for index, _ in batch), results.float().cpu(), strict=True))
-        batch.clear()
-
-    for index in range(len(images)):
-        image = images.load(index)
-        if image is None:
-            unreadable.append(index)
-        else:
-            tensor = prepare(image, model, whole=whole)
-            batch = waiting.setdefault(tuple(tensor.shape), [])
-            batch.append((index, tensor))
-            if len(batch) == batch_size:
-                flush(batch)
-        progress(what, index + 1, len(images))
-    for batch in waiting.values():
-        if batch:
-            flush(batch)
-    indices = sorted(outputs)
-    return Collected(
-        outputs=tuple(outputs[index] for index in indices),
-        indices=torch.tensor(indices, dtype=torch.long),
-        unreadable=tuple(unreadable),
-    )
+def _centre_crop(image: Image.Image, crop: CentreCrop) -> Image.Image:
+    size = [crop.resize, crop.resize] if crop.squash else [crop.resize]
+    interpolation = InterpolationMode(crop.interpolation)
+    resized = functional.resize(image, size, interpolation)
+    return cast(Image.Image, functional.center_crop(resized, [crop.size, crop.size]))

@@ -1,16 +1,19 @@
 """kNN classification with frozen summaries, the protocol of DINO, DINOv2 and RADIO."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio_eval.data import LabelledImages, collect
+from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.eval_model import EvalModel, need
+from radio_eval.knn_search import TRAIN_CHUNK, FeatureRows, nearest_neighbours
 from radio_eval.progress import Progress
+from radio_eval.summaries.extract import Encoder, Extraction, summaries
+from radio_eval.summaries.store import StoredSummaries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,47 +23,38 @@ class KnnParameters:
     Attributes:
         k: neighbours that vote.
         temperature: a neighbour votes with exp(cosine similarity / temperature).
-        batch_size: images a forward pass.
-        query_chunk: queries compared at once.
-        train_chunk: train features compared at once; memory is query_chunk * train_chunk floats.
+        query_chunk: queries compared with all train features at once.
+        train_chunk: train features compared at once.
     """
 
     k: int = 20
     temperature: float = 0.07
-    batch_size: int = 16
-    query_chunk: int = 1024
-    train_chunk: int = 65536
+    query_chunk: int = 4096
+    train_chunk: int = TRAIN_CHUNK
 
     def __post_init__(self) -> None:
-        for name in ("k", "temperature", "batch_size", "query_chunk", "train_chunk"):
+        for name in ("k", "temperature", "query_chunk", "train_chunk"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"kNN parameter {name} must be positive")
 
 
-def nearest_neighbours(
-    train: Tensor, queries: Tensor, k: int, train_chunk: int = 65536
-) -> tuple[Tensor, Tensor]:
-    """The k most similar train rows of every query, by dot product.
+def class_votes(
+    similarities: Tensor, labels: Tensor, *, num_classes: int, temperature: float
+) -> Tensor:
+    """Share of the vote that each class gets.
 
     Args:
-        train: [N, D]; normalise it first for cosine similarity.
-        queries: [Q, D].
-        k: neighbours; at most N are returned.
-        train_chunk: rows of `train` compared at once.
+        similarities: [Q, k] of the neighbours.
+        labels: [Q, k] int64, their classes.
+        num_classes: classes of the data set.
+        temperature: a neighbour votes with exp(similarity / temperature).
 
     Returns:
-        similarities [Q, min(k, N)], highest first, and their row numbers in `train`.
+        [Q, num_classes] float in [0, 1]; rows sum to 1.
     """
-    similarities = queries.new_full((len(queries), 0), 0.0)
-    indices = torch.zeros((len(queries), 0), dtype=torch.long, device=queries.device)
-    for start in range(0, len(train), train_chunk):
-        chunk = queries @ train[start : start + train_chunk].T  # [Q, n]
-        values, rows = chunk.topk(min(k, chunk.shape[1]), dim=1)
-        similarities = torch.cat([similarities, values], dim=1)
-        indices = torch.cat([indices, rows + start], dim=1)
-        similarities, order = similarities.topk(min(k, similarities.shape[1]), dim=1)
-        indices = indices.gather(1, order)
-    return similarities, indices
+    weights = (similarities / temperature).softmax(dim=1)
+    votes = torch.zeros(len(weights), num_classes, device=weights.device)
+    return votes.scatter_add_(1, labels, weights)
 
 
 def knn_votes(
@@ -86,48 +80,132 @@ def knn_votes(
     Raises:
         ValueError: no train features, or labels outside the range.
     """
-    if len(train_features) == 0:
-        raise ValueError("kNN needs at least one train image")
-    if int(train_labels.min()) < 0 or int(train_labels.max()) >= num_classes:
-        raise ValueError(f"train labels must lie in [0, {num_classes})")
+    _check_labels(train_labels, num_classes)
     train = F.normalize(train_features.float(), dim=1)
     votes = []
     for chunk in queries.split(parameters.query_chunk):
         similarities, rows = nearest_neighbours(
             train, F.normalize(chunk.float(), dim=1), parameters.k, parameters.train_chunk
         )
-        weights = (similarities / parameters.temperature).softmax(dim=1)  # [q, k]
-        vote = torch.zeros(len(chunk), num_classes, device=weights.device)
-        votes.append(vote.scatter_add_(1, train_labels[rows], weights))
+        votes.append(
+            class_votes(
+                similarities,
+                train_labels[rows],
+                num_classes=num_classes,
+                temperature=parameters.temperature,
+            )
+        )
     return torch.cat(votes) if votes else torch.zeros(0, num_classes)
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    if len(labels) == 0:
+        raise ValueError("kNN needs at least one train image")
+    if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise ValueError(f"train labels must lie in [0, {num_classes})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnPredictions:
+    """What came out for some validation images, in their order.
+
+    Attributes:
+        predicted: [Q] int64, classes.
+        neighbours: [Q, k] int64, rows of the train summaries, the most similar first.
+        similarities: [Q, k] float32, cosines.
+    """
+
+    predicted: Tensor
+    neighbours: Tensor
+    similarities: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnnEvaluator:
-    """kNN accuracy (micro average, percent) of a model's summaries."""
+    """kNN accuracy (micro average, percent) of a model's summaries.
 
-    train: LabelledImages
-    val: LabelledImages
+    Attributes:
+        train: images that vote.
+        val: images that are classified.
+        parameters: the protocol.
+        extraction: how summaries are computed and kept, and the processes that share the work.
+        skipped: "train images" and "val images" of the last run that could not be read, with the
+            reasons.
+    """
+
+    train: ClassificationSet
+    val: ClassificationSet
     parameters: KnnParameters = KnnParameters()
+    extraction: Extraction = field(default_factory=Extraction)
+    skipped: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
     task: ClassVar[str] = "knn"
     headline: ClassVar[str] = "top1"
     capability: ClassVar[str] = "summary"
 
     def __call__(self, model: EvalModel, progress: Progress) -> Iterator[tuple[str, float]]:
         """Yield top1 in percent, and the numbers of images that were used."""
-        size = self.parameters.batch_size
-        summary = need(model.summary, model, "summary", self.task)
-        train = collect(summary, model, self.train.images, size, progress, "kNN train images")
-        val = collect(summary, model, self.val.images, size, progress, "kNN val images")
-        votes = knn_votes(
-            train.stack(),
-            self.train.labels[train.indices],
-            val.stack(),
-            num_classes=len(self.train.class_names),
-            parameters=self.parameters,
-        )
-        hits = votes.argmax(dim=1) == self.val.labels[val.indices]
+        function = need(model.summary, model, "summary", self.task)
+        encoder = Encoder(function=function, model=model, output="summary")
+        how = self.extraction
+        with (
+            summaries(encoder, self.train, how, progress, "kNN train images") as train,
+            summaries(encoder, self.val, how, progress, "kNN val images") as val,
+        ):
+            self.skipped.update({"train images": train.skipped, "val images": val.skipped})
+            found = self.predict(train, val, model.device, progress)
+            hits = found.predicted == val.labels
         yield "top1", 100.0 * float(hits.double().mean())
-        yield "train_images", float(len(train.indices))
-        yield "val_images", float(len(val.indices))
+        yield "train_images", float(len(train))
+        yield "val_images", float(len(val))
         yield "image_size", float(model.image_size)
+
+    def predict(
+        self,
+        train: StoredSummaries,
+        val: StoredSummaries,
+        device: torch.device,
+        progress: Progress,
+    ) -> KnnPredictions:
+        """Classify all validation images; every process gets all of the result.
+
+        Args:
+            train: summaries that vote.
+            val: summaries that are classified.
+            device: where similarities are computed.
+            progress: listener.
+        """
+        _check_labels(train.labels, len(self.train.class_names))
+        size, processes = self.parameters.query_chunk, self.extraction.processes
+        share = processes.share(range(0, len(val), size))
+        own: dict[int, KnnPredictions] = {}
+        for number, start in enumerate(share):
+            queries = val.rows(start, min(start + size, len(val))).to(device)
+            own[start] = self._classify(train, train.labels, queries)
+            progress("kNN search", number + 1, len(share))
+        gathered = processes.gather(own)
+        parts = {start: part for parts in gathered for start, part in parts.items()}
+        return processes.from_first(_joined([parts[start] for start in sorted(parts)]))
+
+    def _classify(self, train: FeatureRows, labels: Tensor, queries: Tensor) -> KnnPredictions:
+        parameters = self.parameters
+        similarities, rows = nearest_neighbours(
+            train, queries, parameters.k, parameters.train_chunk
+        )
+        similarities, rows = similarities.cpu(), rows.cpu()
+        votes = class_votes(
+            similarities,
+            labels[rows],
+            num_classes=len(self.train.class_names),
+            temperature=parameters.temperature,
+        )
+        return KnnPredictions(
+            predicted=votes.argmax(dim=1), neighbours=rows, similarities=similarities
+        )
+
+
+def _joined(parts: list[KnnPredictions]) -> KnnPredictions | None:
+    """One result of several; None for none, as other processes than the first have it."""
+    if not parts:
+        return None
+    names = ("predicted", "neighbours", "similarities")
+    return KnnPredictions(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})

@@ -1,5 +1,6 @@
-"""RADIO models and teachers for the evaluators, found by the names that users give them."""
+"""RADIO, teachers and other libraries' models for the evaluators, by what users call them."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from radio_core.teachers.sam import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
 from radio_core.zoo.releases import find_release
-from radio_eval.eval_model import EvalModel, ImageText
+from radio_eval.backbones.timm_models import load_timm
+from radio_eval.backbones.transformers_models import load_transformers
+from radio_eval.eval_model import CentreCrop, EvalModel, ImageText
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.swap import ImageSize, swap_image_encoder
 
@@ -31,26 +34,36 @@ SAM_TEACHER = "sam:"
 
 
 def from_radio(
-    radio: RadioModel, name: str, base_sam: "Callable[[], Sam] | None" = None
+    radio: RadioModel,
+    name: str,
+    base_sam: "Callable[[], Sam] | None" = None,
+    adaptor: str = "",
 ) -> EvalModel:
     """A RADIO model for the evaluators.
 
-    kNN sees the backbone's summary, dense tasks the backbone's features, zero-shot the first
-    adaptor that has a text tower, SAM the adaptor named "sam".
+    kNN sees the backbone's summary and dense tasks the backbone's features, zero-shot the first
+    adaptor that has a text tower; or all of them the adaptor that is named. SAM sees the adaptor
+    named "sam".
 
     Args:
         radio: the model; it is put into eval mode.
         name: of its row.
         base_sam: gives the Sam whose neck and decoder are used; None for a model without SAM.
+        adaptor: see above.
+
+    Raises:
+        ValueError: it has no such adaptor; the known ones are listed.
     """
     radio.eval()
+    wanted = radio.check_adaptors((adaptor,) if adaptor else ())
+    head = adaptor or "backbone"
     height, width = radio.preferred_resolution or (DEFAULT_SIZE, DEFAULT_SIZE)
 
     def summary(images: Tensor) -> Tensor:
-        return _filled(radio.forward_all(images)["backbone"].summary)
+        return _filled(radio.forward_all(images, wanted)[head].summary)
 
     def features(images: Tensor) -> Tensor:
-        return radio.forward_all(images)["backbone"].features
+        return radio.forward_all(images, wanted)[head].features
 
     sam: Callable[[], Sam] | None = None
     if base_sam is not None and SAM_ADAPTOR in radio.adaptors:
@@ -65,14 +78,18 @@ def from_radio(
         resize_step=radio.min_resolution_step,
         summary=summary,
         features=features,
-        image_text=_radio_image_text(radio),
+        image_text=_radio_image_text(radio, adaptor),
         sam=sam,
+        module=radio,
+        config=f"{head} of {radio.config!r}",
     )
 
 
-def _radio_image_text(radio: RadioModel) -> ImageText | None:
-    """The first adaptor with a text tower, if there is one."""
+def _radio_image_text(radio: RadioModel, adaptor: str) -> ImageText | None:
+    """The named adaptor if it has a text tower; the first that has one if none is named."""
     names = [a.name for a in radio.config.adaptors if a.text_tower and a.summary_dim]
+    if adaptor:
+        names = [name for name in names if name == adaptor]
     if not names:
         return None
     name = names[0]
@@ -110,9 +127,10 @@ def from_teacher(teacher: Teacher) -> EvalModel:
         maps: Tensor = teacher(images).features
         return maps
 
-    text = None
+    text, crop = None, None
     if isinstance(teacher, OpenClipTeacher):
         text = ImageText(encode_image=summary, encode_text=teacher.encode_text)
+        crop = _open_clip_crop(teacher)
     sam: Callable[[], Sam] | None = None
     if isinstance(teacher, SamTeacher):
         given = teacher.sam
@@ -129,6 +147,29 @@ def from_teacher(teacher: Teacher) -> EvalModel:
         features=features,
         image_text=text,
         sam=sam,
+        crop=crop,
+        module=teacher,
+    )
+
+
+def _open_clip_crop(teacher: OpenClipTeacher) -> CentreCrop:
+    """open_clip's evaluation transform.
+
+    Raises:
+        ValueError: it pads images, which is not known here.
+    """
+    settings = getattr(teacher.model.visual, "preprocess_cfg", {})
+    mode, size = settings.get("resize_mode", "shortest"), teacher.spec.input_size
+    if mode not in ("shortest", "squash"):
+        raise ValueError(
+            f"open_clip model {teacher.spec.name!r} resizes images by {mode!r}; known: shortest, "
+            "squash"
+        )
+    return CentreCrop(
+        size=size,
+        resize=size,
+        squash=mode == "squash",
+        interpolation=settings.get("interpolation", "bicubic"),
     )
 
 
@@ -139,38 +180,82 @@ def random_like(radio: RadioModel, seed: int = 0) -> RadioModel:
         return RadioModel(radio.config).eval()
 
 
-def load_eval_model(source: str, sam: str = TOY_SAM) -> EvalModel:
+MODEL_FORMS = (
+    *BUNDLED,
+    *TOY_TEACHERS,
+    "random:tiny",
+    *(form + "..." for form in TEACHER_FORMS),
+    "timm:NAME or timm:FOLDER",
+    "open_clip:NAME/PRETRAINED or open_clip:local-dir:FOLDER",
+    "hf:ID_OR_FOLDER",
+    "a release or its hub id (see `radio models`)",
+    "a file or folder with a RADIO model",
+)
+"""What `load_eval_model` takes, for people."""
+
+_LIBRARIES: dict[str, Callable[[str, str | torch.device], EvalModel]] = {
+    "timm:": load_timm,
+    "hf:": load_transformers,
+}
+
+
+def load_eval_model(
+    source: str, sam: str = TOY_SAM, device: str | torch.device = "cpu", adaptor: str = ""
+) -> EvalModel:
     """Find a model by what a user calls it.
 
     Args:
-        source: whatever `load_model` takes ("toy", "radio_h", a file or folder), a teacher as
-            `load_teacher` takes it ("toy-clip", "dinov2:..."), or "random:PRESET" for random
-            weights ("random:tiny").
+        source: whatever `load_model` takes ("toy", "radio_h", a file, folder or hub id), a teacher
+            as `load_teacher` takes it ("toy-clip", "open_clip:...", "dinov2:..."), "timm:NAME",
+            "hf:ID" (a vision model of transformers), or "random:PRESET" for random weights
+            ("random:tiny").
         sam: whose neck and decoder go behind a RADIO model; see `radio_sam.load_radio_sam`.
+        device: where the model goes, and expects its images.
+        adaptor: of a RADIO model, for all that it does; see `from_radio`.
 
     Raises:
-        ValueError: nothing of that name; the message lists the known ones.
+        ValueError: nothing of that name, or no such adaptor; the message lists the known forms.
     """
+    model = _load_other(source, device)
+    if model is not None:
+        if adaptor:
+            raise ValueError(f"only RADIO models have adaptors, such as {adaptor!r}: not {source}")
+        return model
 
     def base_sam() -> "Sam":
-        return load_radio_sam(ORIGINAL, sam)
+        return load_radio_sam(ORIGINAL, sam, device=device)
 
+    release = find_release(source)
+    if source in BUNDLED or Path(source).exists():
+        name = Path(source).name
+    elif release is not None:
+        name = release.name
+    elif _is_hub_id(source):
+        name = source
+    else:
+        raise ValueError(f"unknown model {source!r}; known: {', '.join(MODEL_FORMS)}")
+    return from_radio(load_model(source, device=device), name, base_sam, adaptor)
+
+
+def _load_other(source: str, device: str | torch.device) -> EvalModel | None:
+    """A model without adaptors: a teacher, another library's, or random weights."""
+    for prefix, load in _LIBRARIES.items():
+        if source.startswith(prefix):
+            return load(source.removeprefix(prefix), device)
     if source.startswith(RANDOM):
         config = RadioConfig(backbone=vit_config(source.removeprefix(RANDOM)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return from_radio(RadioModel(config), source)
+            return from_radio(RadioModel(config).to(device), source)
     if source in TOY_TEACHERS or source.startswith(TEACHER_FORMS):
-        return from_teacher(load_teacher(source))
-    if source in BUNDLED or Path(source).exists():
-        return from_radio(load_model(source), Path(source).name, base_sam)
-    release = find_release(source)
-    if release is not None:
-        return from_radio(load_model(source), release.name, base_sam)
-    raise ValueError(
-        f"unknown model {source!r}; known: {', '.join((*BUNDLED, *TOY_TEACHERS))}, random:tiny, "
-        f"{', '.join(form + '...' for form in TEACHER_FORMS)}, the releases (see `radio models`), "
-        "or an existing file or folder with a model"
+        return from_teacher(load_teacher(source).to(device))
+    return None
+
+
+def _is_hub_id(source: str) -> bool:
+    """ORG/REPO, and no path that somebody mistyped."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None and not (
+        Path(source).parent.exists()
     )
 
 

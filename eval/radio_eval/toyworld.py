@@ -11,15 +11,15 @@ from radio_eval.contract import Evaluator
 from radio_eval.data import (
     KeptImages,
     LabelledImages,
-    SegmentationImages,
-    read_ade,
     read_classification,
     read_templates,
 )
 from radio_eval.knn import KnnEvaluator
-from radio_eval.linear_seg import LinearSegEvaluator, LinearSegParameters
+from radio_eval.linear_seg import LinearSegEvaluator
+from radio_eval.linear_seg_protocol import toy_protocol
 from radio_eval.progress import Progress
 from radio_eval.sam_miou import SamEvaluator
+from radio_eval.segmentation_data import SegmentationImages, read_ade
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters
 
 
@@ -71,13 +71,7 @@ class ToyData:
     sizes: ToySizes
 
     def evaluators(self) -> list[Evaluator]:
-        """The four tasks.
-
-        The segmentation head takes few steps, so its learning rate is ten times mmseg's, and its
-        loss sees every fourth label pixel of each side; 2,000 steps at mmseg's own rate came
-        within half a point of it. See `LinearSegParameters` for what else is simpler than mmseg.
-        """
-        iterations = self.sizes.head_iterations
+        """The four tasks; segmentation by the quick protocol of `toy_protocol`."""
         return [
             ZeroShotEvaluator(
                 val=self.classification_val,
@@ -87,12 +81,7 @@ class ToyData:
             LinearSegEvaluator(
                 train=self.dense_train,
                 val=self.dense_val,
-                parameters=LinearSegParameters(
-                    iterations=iterations,
-                    warmup_iterations=min(50, iterations // 10),
-                    learning_rate=1e-2,
-                    label_stride=4,
-                ),
+                parameters=toy_protocol(iterations=self.sizes.head_iterations),
             ),
             SamEvaluator(coco=self.coco),
         ]
@@ -130,8 +119,8 @@ def prepare_toy_data(root: Path, sizes: ToySizes, progress: Progress) -> ToyData
         classification_train=dataclasses.replace(train, images=KeptImages(train.images)),
         classification_val=dataclasses.replace(val, images=KeptImages(val.images)),
         templates=templates,
-        dense_train=dataclasses.replace(dense_train, images=KeptImages(dense_train.images)),
-        dense_val=dataclasses.replace(dense_val, images=KeptImages(dense_val.images)),
+        dense_train=dense_train.keep(),
+        dense_val=dense_val.keep(),
         coco=CocoInstances(dense / "coco", "val2017", sizes.sam_val),
         sizes=sizes,
     )

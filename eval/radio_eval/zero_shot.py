@@ -1,7 +1,7 @@
 """Zero-shot classification: images against sentences that name the classes, as open_clip does."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -9,9 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radio_core.extras import require
-from radio_eval.data import LabelledImages, collect
+from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.eval_model import EvalModel, need
 from radio_eval.progress import Progress
+from radio_eval.summaries.extract import Encoder, Extraction, summaries
+from radio_eval.summaries.store import StoredSummaries
+
+_IMAGES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +24,10 @@ class ZeroShotParameters:
 
     Attributes:
         templates: sentences with one "{}" for the class name; all are averaged.
-        batch_size: images a forward pass.
         classes_per_batch: classes whose sentences are encoded at once.
     """
 
     templates: tuple[str, ...]
-    batch_size: int = 16
     classes_per_batch: int = 10
 
     def __post_init__(self) -> None:
@@ -77,10 +79,19 @@ def zero_shot_logits(image_summaries: Tensor, classifier: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotEvaluator:
-    """Zero-shot accuracy (percent) of a model whose images and texts share a space."""
+    """Zero-shot accuracy (percent) of a model whose images and texts share a space.
 
-    val: LabelledImages
+    Attributes:
+        val: images that are classified, with the classes' readable names.
+        parameters: the protocol.
+        extraction: how summaries are computed and kept, and the processes that share the work.
+        skipped: "val images" of the last run that could not be read, with the reasons.
+    """
+
+    val: ClassificationSet
     parameters: ZeroShotParameters
+    extraction: Extraction = field(default_factory=Extraction)
+    skipped: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
     task: ClassVar[str] = "zero_shot"
     headline: ClassVar[str] = "top1"
     capability: ClassVar[str] = "image_text"
@@ -94,13 +105,27 @@ class ZeroShotEvaluator:
                 self.val.class_names,
                 self.parameters.templates,
                 self.parameters.classes_per_batch,
-            )
-        size = self.parameters.batch_size
-        val = collect(pair.encode_image, model, self.val.images, size, progress, "zero-shot images")
-        labels = self.val.labels[val.indices]
-        logits = zero_shot_logits(val.stack(), classifier)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            ).cpu()
+        encoder = Encoder(function=pair.encode_image, model=model, output="image_text")
+        with summaries(encoder, self.val, self.extraction, progress, "zero-shot images") as val:
+            self.skipped["val images"] = val.skipped
+            best, labels = self.predict(val, classifier), val.labels
         yield "top1", 100.0 * float((best[:, 0] == labels).double().mean())
         yield "top5", 100.0 * float((best == labels[:, None]).any(dim=1).double().mean())
-        yield "val_images", float(len(val.indices))
+        yield "val_images", float(len(labels))
         yield "image_size", float(model.image_size)
+
+    def predict(self, val: StoredSummaries, classifier: Tensor) -> Tensor:
+        """The classes of all validation images [N, 5] int64, the most likely first.
+
+        Args:
+            val: image summaries.
+            classifier: [D, C], as `zero_shot_classifier` gives it. With fewer than five classes,
+                there are C columns in the result.
+        """
+        best = []
+        for start in range(0, len(val), _IMAGES_AT_ONCE):
+            rows = val.rows(start, min(start + _IMAGES_AT_ONCE, len(val)))
+            logits = zero_shot_logits(rows, classifier)
+            best.append(logits.topk(min(5, logits.shape[1]), dim=1).indices)
+        return torch.cat(best)

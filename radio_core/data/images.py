@@ -1,5 +1,6 @@
 """Decode image files of any common kind into 8-bit RGB, or say why it cannot be done."""
 
+import io
 import os
 import stat
 import struct
@@ -79,8 +80,37 @@ def load_rgb(
         UnreadableImage: for every file that gives no image, whatever the cause.
     """
     _check_regular(path)
+    return _decode(path, path, max_pixels, upright)
+
+
+def decode_rgb(
+    data: bytes, name: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> Image.Image:
+    """Read the content of an image file as 8-bit RGB, as `load_rgb` reads a file.
+
+    Args:
+        data: the content.
+        name: what errors call it.
+        max_pixels: see `load_rgb`, as the next one.
+        upright: apply the EXIF orientation.
+
+    Raises:
+        UnreadableImage: for everything that gives no image, whatever the cause.
+    """
+    if not data:
+        raise UnreadableImage(name, "empty file")
+    return _decode(io.BytesIO(data), name, max_pixels, upright)
+
+
+def _decode(
+    source: str | os.PathLike[str] | io.BytesIO,
+    path: str | os.PathLike[str],
+    max_pixels: int,
+    upright: bool,
+) -> Image.Image:
+    """Open and convert; `path` is what errors name."""
     try:
-        with Image.open(path, formats=SAFE_FORMATS) as image:
+        with Image.open(source, formats=SAFE_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImage(

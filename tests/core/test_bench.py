@@ -305,7 +305,7 @@ def test_loading_a_missing_file_is_an_error(radio: Radio, tmp_path: Path) -> Non
 def test_an_unknown_benchmark_lists_the_known_ones(radio: Radio) -> None:
     code, output = radio("speed")
     assert code == 2
-    assert "known: throughput, sam, load, train-step" in output
+    assert "known: knn, load, sam, throughput, train-step" in output
 
 
 def test_sam_encoders_in_turns_with_ratios_to_the_baseline(

@@ -83,6 +83,22 @@ def test_radio_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.image_text.encode_text(["a", "b"]).sum() == 14
 
 
+def test_an_adaptor_can_take_the_place_of_the_backbone() -> None:
+    radio = tiny_radio()
+    images = torch.rand(2, 3, 48, 32)
+    dino, clip = from_radio(radio, "m", adaptor="dino_v2"), from_radio(radio, "m", adaptor="clip")
+    outputs = radio.forward_all(images, ["clip", "dino_v2"])
+    assert dino.summary is not None
+    assert torch.equal(dino.summary(images), outputs["dino_v2"].summary)
+    assert dino.image_text is None
+    assert clip.image_text is not None
+    assert len({model.fingerprint() for model in (dino, clip, from_radio(radio, "m"))}) == 3
+    with pytest.raises(ValueError, match="dino_v2"):
+        from_radio(radio, "m", adaptor="nix")
+    with pytest.raises(ValueError, match="only RADIO models have adaptors"):
+        load_eval_model("random:tiny", adaptor="clip")
+
+
 def test_a_teacher_without_summary_gives_the_mean_of_its_features() -> None:
     images = torch.rand(2, 3, 24, 40)
     plain, pooled = from_teacher(Grey(summary=True)), from_teacher(Grey(summary=False))

@@ -20,7 +20,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_knn_writes_its_protocol(toy: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "knn.json"
-    options = ["--model", "random:tiny", "--data", str(toy / "classification")]
+    options = ["--model", "random:tiny", "--data", str(toy / "classification"), "--no-cache"]
     assert main(["knn", *options, "--image-size", "32", "--k", "3", "--json", str(path)]) == 0
     result = json.loads(path.read_text())
     assert result["task"] == "knn"

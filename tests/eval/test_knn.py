@@ -8,7 +8,8 @@ from PIL import Image
 from radio_eval.contract import run_evaluator
 from radio_eval.data import LabelledImages
 from radio_eval.eval_model import EvalModel
-from radio_eval.knn import KnnEvaluator, KnnParameters, knn_votes, nearest_neighbours
+from radio_eval.knn import KnnEvaluator, KnnParameters, knn_votes
+from radio_eval.summaries.extract import Extraction
 
 
 class Pictures:
@@ -43,21 +44,16 @@ def labelled(colours: list[tuple[int, int, int] | None], labels: list[int]) -> L
     )
 
 
-def test_chunks_find_the_same_neighbours() -> None:
-    generator = torch.Generator().manual_seed(0)
-    train, queries = torch.randn(57, 8, generator=generator), torch.randn(9, 8, generator=generator)
-    whole = nearest_neighbours(train, queries, 5)
-    for chunk in (1, 4, 56, 57):
-        values, rows = nearest_neighbours(train, queries, 5, train_chunk=chunk)
-        torch.testing.assert_close(values, whole[0])
-        assert torch.equal(rows, whole[1])
-
-
 def test_evaluator_skips_unreadable_images_and_keeps_labels_in_step() -> None:
     red, green, blue = (250, 10, 5), (10, 250, 5), (5, 10, 250)
     train = labelled([red, None, green, blue, red], [0, 1, 1, 2, 0])
     val = labelled([green, None, blue, red, red], [1, 2, 2, 0, 1])
-    evaluator = KnnEvaluator(train=train, val=val, parameters=KnnParameters(k=2, batch_size=2))
+    evaluator = KnnEvaluator(
+        train=train,
+        val=val,
+        parameters=KnnParameters(k=2),
+        extraction=Extraction(batch_size=2),
+    )
     result = run_evaluator(evaluator, colour_model())
     assert result.value == 75.0
     assert (result.metrics["train_images"], result.metrics["val_images"]) == (4, 4)

@@ -17,7 +17,9 @@ class EvalOptions(ABC):
     """What every evaluation takes."""
 
     model: str
-    """A folder with a model, a model of the zoo ("toy"), a teacher ("toy-clip"), or random:tiny."""
+    """A release ("radio_h"), a file or folder with a RADIO model, the bundled "toy", a teacher
+    ("toy-clip"), timm:NAME, open_clip:NAME/PRETRAINED, hf:ID, or random:tiny. The last ones take
+    folders too: timm:DIR, open_clip:local-dir:DIR, hf:DIR."""
     data: Path
     """Folder of the data set."""
     json: Path | None = None

@@ -1,0 +1,1 @@
+"""Vision models of other libraries as the evaluators see them."""

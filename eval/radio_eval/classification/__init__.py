@@ -1,0 +1,1 @@
+"""Labelled images in the layouts that people have: class folders, ImageNet, tar shards."""

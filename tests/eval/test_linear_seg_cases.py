@@ -1,0 +1,55 @@
+"""Resizing and sliding windows of the linear probe against mmcv's and mmseg's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from radio_eval.linear_seg_slide import slide_logits, window_positions
+from radio_eval.linear_seg_transforms import rescaled_size
+
+
+def cases(shared: Path, name: str) -> list[dict[str, Any]]:
+    path = shared / "reference" / "eval_cases" / f"{name}.json"
+    found = json.loads(path.read_text())["cases"]
+    assert found
+    return list(found)
+
+
+def test_resize(shared: Path) -> None:
+    for case in cases(shared, "seg_resize"):
+        given, expected = case["input"], case["expected"]
+        size = rescaled_size(given["h"], given["w"], tuple(given["scale"]))
+        assert size == (expected["h"], expected["w"]), given
+
+
+@pytest.mark.parametrize("windows_per_call", [1, 4])
+def test_slide(shared: Path, windows_per_call: int) -> None:
+    for case in cases(shared, "seg_slide"):
+        given, expected = case["input"], case["expected"]
+        height, width = given["h"], given["w"]
+        windows = window_positions(height, width, given["crop"], given["stride"])
+        assert len(windows) == expected["n_windows"], given
+        assert [list(w) for w in windows] == [
+            [y1, x1, y2, x2] for y1, x1, y2, x2 in expected["windows_y1x1y2x2"]
+        ]
+        numbers = iter(range(1, len(windows) + 1))
+
+        def number(inputs: Tensor, numbers: Any = numbers) -> Tensor:
+            return torch.stack([torch.full_like(one[:1], next(numbers)) for one in inputs])
+
+        logits = slide_logits(
+            number,
+            torch.zeros(3, height, width),
+            crop=given["crop"],
+            stride=given["stride"],
+            windows_per_call=windows_per_call,
+        )
+        assert logits.shape == (1, height, width)
+        assert float(logits.double().mean()) == pytest.approx(
+            expected["mean_of_window_index_map"], abs=1e-4
+        )
+        assert float(logits[0, height // 2, width // 2]) == expected["value_at_centre"]
