@@ -71,6 +71,31 @@ def find_commands(group: str = GROUP) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
+def run_action(group: str, command: str, argv: Sequence[str]) -> int:
+    """Run one of the actions of a command, such as `radio llava train`; it is imported here.
+
+    Args:
+        group: entry points of the actions, each called as ``function(argv) -> int``.
+        command: what the user typed before them, e.g. ``"radio llava"``.
+        argv: the action's name and its arguments; without any, the actions are listed.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: an unknown action; the known ones are listed.
+    """
+    actions = find_commands(group)
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"usage: {command} ACTION [OPTIONS]", "", "actions:", *summaries(actions)]
+        print("\n".join([*lines, "", f"'{command} ACTION --help' tells an action's options."]))
+        return 0 if argv else 2
+    action, *rest = argv
+    if action not in actions:
+        raise UsageError(f"unknown action {action!r}; known: {', '.join(actions)}")
+    return int(actions[action].load()(rest))
+
+
 def help_text(commands: Mapping[str, EntryPoint]) -> str:
     """What ``radio --help`` prints: one line a command."""
     return "\n".join(

@@ -206,24 +206,6 @@ def weights_fingerprint(model: "nn.Module") -> str:
     return digest.hexdigest()
 
 
-def find_device(name: str) -> "torch.device":
-    """The device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        ValueError: no such device.
-    """
-    import torch
-
-    gpu = torch.cuda.is_available()
-    try:
-        device = torch.device(("cuda" if gpu else "cpu") if name == "auto" else name)
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; for example: auto, cpu, cuda, cuda:1") from None
-    if device.type == "cuda" and not gpu:
-        raise ValueError(f"device {name}: torch finds no GPU on this machine")
-    return device
-
-
 def word_streamer(tokenizer: Any, listen: Callable[[str], None]) -> Any:
     """transformers' streamer of words for `generate`, handing them to `listen`."""
     transformers = require("transformers", extra="llava")

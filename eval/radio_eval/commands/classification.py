@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from radio_core.commands.device import read_device
 from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.classification.layouts import Layout, read_split, read_train_and_val
 from radio_eval.coco_annotations import Skipped
@@ -23,7 +24,6 @@ from radio_eval.progress import Progress
 from radio_eval.sam_processes import Processes
 from radio_eval.summaries.extract import Extraction, Precision, StoredDtype
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters, openai_templates
-from radio_sam.commands.sam_options import read_device
 
 DEFAULT_CACHE = Path("runs/cache")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]

@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from radio_core.commands import UsageError
+from radio_core.commands.device import read_device
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
@@ -21,7 +22,6 @@ from radio_eval.models import load_eval_model
 from radio_eval.progress import Progress
 from radio_eval.sam_processes import Processes
 from radio_eval.segmentation_data import read_segmentation
-from radio_sam.commands.sam_options import read_device
 
 _PARAMETERS = (
     *("iterations", "batch_size", "learning_rate", "weight_decay", "warmup_iterations"),

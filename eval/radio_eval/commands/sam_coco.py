@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from radio_core.commands import UsageError
+from radio_core.commands.device import read_device
 from radio_eval.coco import CocoInstances
 from radio_eval.coco_annotations import sha256
 from radio_eval.coco_ap import read_detections
@@ -20,7 +21,7 @@ from radio_eval.progress import Progress
 from radio_eval.sam_miou import SamEvaluator, SamParameters
 from radio_eval.sam_processes import Processes
 from radio_eval.sam_results import ResultFolder, weights_fingerprint
-from radio_sam.commands.sam_options import read_device, read_image_size
+from radio_sam.commands.sam_options import read_image_size
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 

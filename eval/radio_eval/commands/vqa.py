@@ -13,13 +13,14 @@ import tyro
 from rich.console import Console
 
 from radio_core.commands import UsageError, parse
+from radio_core.commands.device import read_device
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
 from radio_eval.sam_processes import Processes, launched_processes
 from radio_eval.vqa.answers import listed
 from radio_eval.vqa.run import MAX_NEW_TOKENS, evaluate_vqa
 from radio_eval.vqa.tasks import VqaData, find_vqa_data
-from radio_llava.answering import find_device, load_answerer
+from radio_llava.answering import load_answerer
 
 _FILES = ("questions", "images", "annotations", "problems", "splits")
 
@@ -140,7 +141,7 @@ def _progress_of(processes: Processes) -> Iterator[Progress]:
 
 def _own_device(name: str, processes: Processes) -> torch.device:
     """Each process on a machine takes its own GPU, unless one is named."""
-    device = find_device(name)
+    device = read_device(name)
     if device.type == "cuda" and device.index is None and processes.count > 1:
         return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
     return device

@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from radio_core.commands import UsageError, parse
+from radio_core.commands.device import read_device
 from radio_core.data.images import load_rgb, printable
-from radio_llava.answering import Answerer, Query, find_device, load_answerer
+from radio_llava.answering import Answerer, Query, load_answerer
 
 QUICKSTART_MODEL = Path("runs/llava-quickstart/toy/llava-toy")
 """Where `radio llava quickstart` leaves its model."""
@@ -137,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
         options.model,
         base=options.base,
         conv_mode=options.conv_mode,
-        device=find_device(options.device),
+        device=read_device(options.device),
     )
     chat = Chat(answerer, _show, options.max_new_tokens)
     if options.image is not None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from radio_core.commands import UsageError, parse
+from radio_core.commands.device import read_device
 from radio_core.data.images import load_rgb, printable
 from radio_core.extras import require
 from radio_sam.commands.mask_files import FoundMask, encode_mask, write_masks
@@ -23,7 +24,6 @@ from radio_sam.commands.sam_options import (
     EverythingOptions,
     SamOptions,
     SegmentOptions,
-    read_device,
     read_image_size,
 )
 from radio_sam.load import TOY_SAM, load_radio_sam

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from radio_core.commands import UsageError
@@ -117,19 +116,3 @@ def read_image_size(text: str) -> int | tuple[int, int] | None:
         )
     sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
-
-
-def read_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        UsageError: no such device.
-    """
-    gpu = torch.cuda.is_available()
-    try:
-        device = torch.device(("cuda" if gpu else "cpu") if name == "auto" else name)
-    except RuntimeError:
-        raise UsageError(f"unknown device {name!r}; for example: auto, cpu, cuda, cuda:1") from None
-    if device.type == "cuda" and not gpu:
-        raise UsageError(f"--device {name}: torch finds no GPU on this machine")
-    return device
