@@ -219,7 +219,10 @@ class OriginalAnswerer:
 
 @contextmanager
 def _padded_left(config: Any) -> Iterator[None]:
-    """LLaVA pads what it has put together of texts and images; for answers, at the left."""
+    """LLaVA pads what it has put together of texts and images; for answers, at the left.
+
+    `register` does so for RADIO towers alone; other towers answer in batches here too.
+    """
     before = getattr(config, "tokenizer_padding_side", "right")
     config.tokenizer_padding_side = "left"
     try:
