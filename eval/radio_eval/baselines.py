@@ -2,12 +2,12 @@
 
 import torch
 
-from radio_eval.coco import CocoInstances
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.data import LabelledImages
-from radio_eval.sam_miou import score_boxes
-from radio_eval.sam_scores import summarise
-from radio_eval.segmentation_data import SegmentationImages
-from radio_eval.segmentation_metrics import ConfusionMatrix
+from radio_eval.sam.miou import score_boxes
+from radio_eval.sam.scores import summarise
+from radio_eval.segmentation.data import SegmentationImages
+from radio_eval.segmentation.metrics import ConfusionMatrix
 
 
 def chance_accuracy(val: LabelledImages) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from radio_eval.sam_results import weights_fingerprint
+from radio_core.models.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from radio_core.data.toyworld.export import MANIFEST, export
-from radio_eval.coco import CocoInstances
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.contract import Evaluator
 from radio_eval.data import (
     KeptImages,
@@ -15,11 +15,11 @@ from radio_eval.data import (
     read_templates,
 )
 from radio_eval.knn import KnnEvaluator
-from radio_eval.linear_seg import LinearSegEvaluator
-from radio_eval.linear_seg_protocol import toy_protocol
+from radio_eval.linear_seg.evaluator import LinearSegEvaluator
+from radio_eval.linear_seg.protocol import toy_protocol
 from radio_eval.progress import Progress
-from radio_eval.sam_miou import SamEvaluator
-from radio_eval.segmentation_data import SegmentationImages, read_ade
+from radio_eval.sam.miou import SamEvaluator
+from radio_eval.segmentation.data import SegmentationImages, read_ade
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from radio_core.distill.views import Views, to_unit
+from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.teachers import Teacher, TeacherOutput
 
 CONFIRM_BYTES = 10 * 1000**3
@@ -79,7 +80,7 @@ class TeacherCache:
             "count": count,
             "size": size,
             "teachers": {
-                name: {"weights": weights_hash(teacher), **asdict(teacher.spec)}
+                name: {"weights": weights_fingerprint(teacher), **asdict(teacher.spec)}
                 for name, teacher in teachers.items()
             },
         }
@@ -167,12 +168,3 @@ class TeacherCache:
             if fresh:
                 np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
             self._arrays[name] = np.lib.format.open_memmap(path, "r+")
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 of all weights and buffers, in the order of the state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -11,8 +11,9 @@ from PIL import Image
 
 from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
-from radio_core.distill.cache import CacheLayout, TeacherCache, weights_hash
+from radio_core.distill.cache import CacheLayout, TeacherCache
 from radio_core.distill.views import Views, to_unit
+from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
 
 SPEC = TeacherSpec(
@@ -135,13 +136,13 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []  # nothing is written before the cache is filled
 
 
-def test_weights_hash_sees_every_weight_and_its_name() -> None:
+def test_weights_fingerprint_sees_every_weight_and_its_name() -> None:
     layer, twin = ConvTeacher(), ConvTeacher()
-    assert weights_hash(layer) == weights_hash(twin)
+    assert weights_fingerprint(layer) == weights_fingerprint(twin)
     twin.layer.bias[2] += 1e-6
-    assert weights_hash(layer) != weights_hash(twin)
+    assert weights_fingerprint(layer) != weights_fingerprint(twin)
     half = ConvTeacher().half()
-    assert weights_hash(half) != weights_hash(layer)
+    assert weights_fingerprint(half) != weights_fingerprint(layer)
 
 
 def test_layout_and_size_on_disk(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from radio_eval.knn import KnnParameters, knn_votes
-from radio_eval.sam_scores import AnnotationScore, best_mask, mask_iou, summarise
-from radio_eval.segmentation_metrics import ConfusionMatrix
+from radio_eval.sam.scores import AnnotationScore, best_mask, mask_iou, summarise
+from radio_eval.segmentation.metrics import ConfusionMatrix
 from radio_eval.zero_shot import zero_shot_classifier, zero_shot_logits
 
 

@@ -14,8 +14,8 @@ from radio_eval.contract import run_evaluator
 from radio_eval.data import read_classification
 from radio_eval.eval_model import EvalModel
 from radio_eval.knn import KnnEvaluator, KnnParameters
+from radio_eval.processes import Processes
 from radio_eval.progress import silent
-from radio_eval.sam_processes import Processes
 from radio_eval.summaries.extract import Encoder, Extraction, summaries
 
 COLOURS = ((250, 10, 5), (10, 250, 5), (5, 10, 250))

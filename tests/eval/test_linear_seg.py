@@ -15,13 +15,13 @@ from torch import Tensor
 from radio_core.data.folder import FolderError
 from radio_eval.contract import TaskResult, run_evaluator
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg import LinearSegEvaluator
-from radio_eval.linear_seg_features import Backbone
-from radio_eval.linear_seg_head import backward_pixel_loss, learning_rate_at, pixel_loss
-from radio_eval.linear_seg_protocol import LinearSegParameters, mmseg_protocol, toy_protocol
-from radio_eval.linear_seg_slide import predict_labels
-from radio_eval.segmentation_data import read_ade
-from radio_eval.segmentation_metrics import ConfusionMatrix
+from radio_eval.linear_seg.evaluator import LinearSegEvaluator
+from radio_eval.linear_seg.features import Backbone
+from radio_eval.linear_seg.head import backward_pixel_loss, learning_rate_at, pixel_loss
+from radio_eval.linear_seg.protocol import LinearSegParameters, mmseg_protocol, toy_protocol
+from radio_eval.linear_seg.slide import predict_labels
+from radio_eval.segmentation.data import read_ade
+from radio_eval.segmentation.metrics import ConfusionMatrix
 
 COLOURS = np.array([(0, 0, 0), (220, 30, 30), (30, 30, 220)], dtype=np.uint8)
 
@@ -247,7 +247,7 @@ def test_gradients_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
     labels[0, :4] = 255
     whole, parts = (weights.clone().requires_grad_() for _ in range(2))
     pixel_loss(whole * 2, labels).backward()
-    monkeypatch.setattr("radio_eval.linear_seg_head._FLOATS_AT_ONCE", 2 * 3 * 16 * 16)
+    monkeypatch.setattr("radio_eval.linear_seg.head._FLOATS_AT_ONCE", 2 * 3 * 16 * 16)
     backward_pixel_loss(parts * 2, labels)
     torch.testing.assert_close(parts.grad, whole.grad)
 
@@ -256,7 +256,7 @@ def test_argmax_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -
     logits = torch.randn(7, 5, 6, generator=torch.Generator().manual_seed(0))
     logits[4] = logits[1]  # of equals, the first counts
     resized = F.interpolate(logits[None], size=(20, 30), mode="bilinear", align_corners=False)[0]
-    monkeypatch.setattr("radio_eval.linear_seg_slide._FLOATS_AT_ONCE", 3 * 20 * 30)
+    monkeypatch.setattr("radio_eval.linear_seg.slide._FLOATS_AT_ONCE", 3 * 20 * 30)
     assert torch.equal(predict_labels(logits, (20, 30)), resized.argmax(dim=0))
 
 

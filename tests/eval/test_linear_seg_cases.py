@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from radio_eval.linear_seg_slide import slide_logits, window_positions
-from radio_eval.linear_seg_transforms import rescaled_size
+from radio_eval.linear_seg.slide import slide_logits, window_positions
+from radio_eval.linear_seg.transforms import rescaled_size
 
 
 def cases(shared: Path, name: str) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ from radio_core.data.toyworld.export import export
 from radio_eval.commands.evaluate import main
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg import LinearSegEvaluator
-from radio_eval.linear_seg_protocol import LinearSegParameters, mmseg_protocol, toy_protocol
-from radio_eval.segmentation_data import read_ade
+from radio_eval.linear_seg.evaluator import LinearSegEvaluator
+from radio_eval.linear_seg.protocol import LinearSegParameters, mmseg_protocol, toy_protocol
+from radio_eval.segmentation.data import read_ade
 
 Protocol = Callable[..., LinearSegParameters]
 

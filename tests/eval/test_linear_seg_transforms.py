@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radio_eval.linear_seg_transforms import (
+from radio_eval.linear_seg.transforms import (
     Augmentation,
     augment,
     choose_crop,

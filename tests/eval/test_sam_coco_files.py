@@ -11,10 +11,10 @@ from PIL import Image
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 
 from radio_core.data.folder import FolderError
-from radio_eval.coco import CocoInstances
-from radio_eval.coco_annotations import CocoAnnotations
-from radio_eval.coco_ap import read_detections
-from radio_eval.coco_masks import BrokenMask, decode_mask, encode_mask, read_segmentation
+from radio_eval.coco.annotations import CocoAnnotations
+from radio_eval.coco.ap import read_detections
+from radio_eval.coco.instances import CocoInstances
+from radio_eval.coco.masks import BrokenMask, decode_mask, encode_mask, read_segmentation
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.1, 0.5, 1.0])

@@ -15,17 +15,18 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from radio_core.data.toyworld.export import export
+from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.teachers.registry import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import filled_box_miou
-from radio_eval.coco import CocoInstances
-from radio_eval.coco_ap import Detection
+from radio_eval.coco.ap import Detection
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.contract import TaskResult, run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import load_sam_model
-from radio_eval.sam_miou import SamEvaluator, SamParameters
-from radio_eval.sam_results import AnnotationResult, ResultFolder, weights_fingerprint
-from radio_eval.sam_scores import box_mask, mask_iou
+from radio_eval.sam.miou import SamEvaluator, SamParameters
+from radio_eval.sam.results import AnnotationResult, ResultFolder
+from radio_eval.sam.scores import box_mask, mask_iou
 
 
 def evaluate(evaluator: SamEvaluator, sam: Sam) -> TaskResult:

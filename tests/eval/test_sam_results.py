@@ -16,18 +16,18 @@ pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 
 from segment_anything.modeling import Sam
 
-from radio_eval.coco import CocoInstances
+from radio_core.models.fingerprint import weights_fingerprint
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
-from radio_eval.sam_miou import SamEvaluator, SamParameters
-from radio_eval.sam_processes import Processes
-from radio_eval.sam_results import (
+from radio_eval.processes import Processes
+from radio_eval.sam.miou import SamEvaluator, SamParameters
+from radio_eval.sam.results import (
     AnnotationResult,
     DetectionResult,
     ImageResult,
     PartFile,
     ResultFolder,
-    weights_fingerprint,
 )
 
 FILES = ("images.jsonl", "annotations.json")

@@ -12,7 +12,7 @@ pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 
 from radio_core.cli import main as radio
 from radio_core.commands import UsageError
-from radio_eval.coco_masks import encode_mask
+from radio_eval.coco.masks import encode_mask
 from radio_eval.commands.score import main
 
 

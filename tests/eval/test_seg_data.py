@@ -9,7 +9,7 @@ from PIL import Image
 
 from radio_core.data.folder import FolderError
 from radio_core.data.images import UnreadableImage
-from radio_eval.segmentation_data import (
+from radio_eval.segmentation.data import (
     VOC_CLASSES,
     SegmentationImages,
     read_segmentation,

@@ -12,7 +12,7 @@ from PIL import Image
 from radio_core.cli import main as radio
 from radio_core.data.folder import FolderError
 from radio_eval.commands.score import main
-from radio_eval.segmentation_files import score_label_maps
+from radio_eval.segmentation.files import score_label_maps
 
 Maps = Mapping[str, Any]
 

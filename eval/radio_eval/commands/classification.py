@@ -13,15 +13,15 @@ import tyro
 from radio_core.commands.device import read_device
 from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.classification.layouts import Layout, read_split, read_train_and_val
-from radio_eval.coco_annotations import Skipped
+from radio_eval.coco.annotations import Skipped
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.data import read_templates
 from radio_eval.eval_model import CentreCrop, EvalModel
 from radio_eval.knn import KnnEvaluator, KnnParameters
 from radio_eval.models import load_eval_model
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
 from radio_eval.summaries.extract import Extraction, Precision, StoredDtype
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters, openai_templates
 

@@ -8,8 +8,8 @@ from typing import Any
 from radio_eval.contract import Evaluator, run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import load_eval_model
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from radio_eval.commands.classification import KnnOptions, ZeroShotOptions
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.commands.linear_seg import LinearSegOptions
 from radio_eval.commands.sam_coco import SamCocoOptions
+from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
-from radio_eval.sam_processes import Processes, launched_processes
 
 TASKS: dict[str, type[EvalOptions]] = {
     "knn": KnnOptions,

@@ -14,14 +14,14 @@ from radio_core.commands.device import read_device
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg import LinearSegEvaluator
-from radio_eval.linear_seg_protocol import PROTOCOLS, LinearSegParameters
-from radio_eval.linear_seg_train import CHECKPOINT_FILE
-from radio_eval.linear_seg_transforms import Augmentation
+from radio_eval.linear_seg.evaluator import LinearSegEvaluator
+from radio_eval.linear_seg.protocol import PROTOCOLS, LinearSegParameters
+from radio_eval.linear_seg.train import CHECKPOINT_FILE
+from radio_eval.linear_seg.transforms import Augmentation
 from radio_eval.models import load_eval_model
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
-from radio_eval.segmentation_data import read_segmentation
+from radio_eval.segmentation.data import read_segmentation
 
 _PARAMETERS = (
     *("iterations", "batch_size", "learning_rate", "weight_decay", "warmup_iterations"),

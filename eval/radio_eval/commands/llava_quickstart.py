@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from radio_core.commands import parse
-from radio_eval.llava_report import write_llava_report
 from radio_eval.llava_toy import (
     ToyLlavaSizes,
     contestants,
@@ -21,6 +20,7 @@ from radio_eval.llava_toy import (
     run_contestant,
 )
 from radio_eval.progress import rich_progress
+from radio_eval.report.llava import write_llava_report
 from radio_eval.report.results import installed_versions
 from radio_llava.toy import ToyTraining
 

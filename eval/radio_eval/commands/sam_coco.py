@@ -10,17 +10,18 @@ import tyro
 
 from radio_core.commands import UsageError
 from radio_core.commands.device import read_device
-from radio_eval.coco import CocoInstances
-from radio_eval.coco_annotations import sha256
-from radio_eval.coco_ap import read_detections
+from radio_core.models.fingerprint import weights_fingerprint
+from radio_eval.coco.annotations import sha256
+from radio_eval.coco.ap import read_detections
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel, need
 from radio_eval.models import load_sam_model
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_miou import SamEvaluator, SamParameters
-from radio_eval.sam_processes import Processes
-from radio_eval.sam_results import ResultFolder, weights_fingerprint
+from radio_eval.sam.miou import SamEvaluator, SamParameters
+from radio_eval.sam.results import ResultFolder
 from radio_sam.commands.sam_options import read_image_size
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]

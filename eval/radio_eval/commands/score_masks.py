@@ -10,11 +10,11 @@ from typing import Literal
 from rich.console import Console
 
 from radio_core.data.folder import FolderError
-from radio_eval.coco_annotations import CocoAnnotations
-from radio_eval.coco_ap import mask_ap, read_scored_masks
+from radio_eval.coco.annotations import CocoAnnotations
+from radio_eval.coco.ap import mask_ap, read_scored_masks
 from radio_eval.progress import rich_progress
-from radio_eval.sam_predictions import missing_predictions, read_predictions, score_predictions
-from radio_eval.sam_scores import summarise
+from radio_eval.sam.predictions import missing_predictions, read_predictions, score_predictions
+from radio_eval.sam.scores import summarise
 
 Scores = Mapping[str, float | int | None]
 

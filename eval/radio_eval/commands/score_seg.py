@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from radio_eval.progress import rich_progress
-from radio_eval.segmentation_files import score_label_maps
+from radio_eval.segmentation.files import score_label_maps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from radio_core.commands import UsageError, parse
 from radio_core.commands.device import read_device
+from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
-from radio_eval.sam_processes import Processes, launched_processes
 from radio_eval.vqa.answers import listed
 from radio_eval.vqa.run import MAX_NEW_TOKENS, evaluate_vqa
 from radio_eval.vqa.tasks import VqaData, find_vqa_data

@@ -9,13 +9,13 @@ from PIL import Image
 
 from radio_core.data.images import ImageSource
 from radio_core.pca import pca_rgb
-from radio_eval.coco import CocoInstances
-from radio_eval.coco_decode import decoded_batches
+from radio_eval.coco.decode import decoded_batches
+from radio_eval.coco.instances import CocoInstances
 from radio_eval.data import prepare
 from radio_eval.eval_model import EvalModel
 from radio_eval.report.html import Gallery, Picture, PictureRow
-from radio_eval.sam_miou import box_masks
-from radio_eval.sam_scores import Mask
+from radio_eval.sam.miou import box_masks
+from radio_eval.sam.scores import Mask
 from radio_sam.prompts import encode_images
 
 if TYPE_CHECKING:

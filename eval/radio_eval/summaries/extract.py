@@ -22,8 +22,8 @@ from radio_core.data.images import UnreadableImage
 from radio_eval.classification.blocks import Block, ClassificationSet, LabelledItem
 from radio_eval.data import prepare
 from radio_eval.eval_model import EvalModel, ImageFunction
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
 from radio_eval.summaries.store import Shard, StoredSummaries, SummaryStore
 
 Precision = Literal["float32", "bfloat16", "float16"]

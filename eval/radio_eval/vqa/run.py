@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from radio_core.data.images import SAFE_FORMATS, UnreadableImage, load_rgb, printable
-from radio_eval.coco_annotations import sha256
+from radio_eval.coco.annotations import sha256
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress, silent
-from radio_eval.sam_processes import Processes
 from radio_eval.vqa.answer_file import AnswerFile, AnswerWriter
 from radio_eval.vqa.questions import VqaQuestion, read_vqa_questions
 from radio_eval.vqa.scoring import check_labels, score_some, score_vqa

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from radio_eval.sam_processes import Processes
+from radio_eval.processes import Processes
 from radio_eval.vqa.questions import SCIENCEQA_PROMPT, read_vqa_questions
 from radio_eval.vqa.run import evaluate_vqa
 from radio_eval.vqa.tasks import TASKS, VqaData, find_vqa_data

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radio_core.extras import require
-from radio_eval.sam_scores import Mask
+from radio_eval.sam.scores import Mask
 
 FARTHEST = 100_000
 """Pixels from the origin; pycocotools walks along a polygon's edges, so they must not be endless.

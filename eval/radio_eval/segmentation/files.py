@@ -10,7 +10,7 @@ from torch import Tensor
 from radio_core.data.folder import FolderError
 from radio_eval.data import IGNORED
 from radio_eval.progress import Progress, silent
-from radio_eval.segmentation_metrics import ConfusionMatrix, SegmentationScores
+from radio_eval.segmentation.metrics import ConfusionMatrix, SegmentationScores
 
 MAX_CLASSES = 4096
 """Most classes: every pair of them is counted."""

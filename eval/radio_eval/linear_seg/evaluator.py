@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from radio_eval.coco_annotations import Skipped
+from radio_eval.coco.annotations import Skipped
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg_probe import LinearProbe
-from radio_eval.linear_seg_protocol import LinearSegParameters
-from radio_eval.linear_seg_train import CHECKPOINT_SECONDS
+from radio_eval.linear_seg.probe import LinearProbe
+from radio_eval.linear_seg.protocol import LinearSegParameters
+from radio_eval.linear_seg.train import CHECKPOINT_SECONDS
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
-from radio_eval.segmentation_data import SegmentationImages
+from radio_eval.segmentation.data import SegmentationImages
 
 
 @dataclass(frozen=True, kw_only=True)

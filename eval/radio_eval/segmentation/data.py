@@ -14,7 +14,7 @@ from torch import Tensor
 from radio_core.data.folder import FolderError, ImageFiles, SkippedFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
 from radio_eval.data import IGNORED
-from radio_eval.segmentation_files import read_label_map
+from radio_eval.segmentation.files import read_label_map
 
 MAX_CLASSES = 254
 """Most classes: label maps are kept as bytes, and 255 counts nowhere."""

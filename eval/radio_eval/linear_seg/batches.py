@@ -21,9 +21,9 @@ from radio_core.data.folder import FolderError
 from radio_core.data.images import UnreadableImage
 from radio_eval.data import prepare
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg_protocol import LinearSegParameters
-from radio_eval.linear_seg_transforms import augment, rescaled_size, resize_image
-from radio_eval.segmentation_data import SegmentationImages
+from radio_eval.linear_seg.protocol import LinearSegParameters
+from radio_eval.linear_seg.transforms import augment, rescaled_size, resize_image
+from radio_eval.segmentation.data import SegmentationImages
 
 Problem = tuple[str, str]
 """A file that could not be read, and why."""

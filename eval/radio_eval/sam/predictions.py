@@ -5,10 +5,10 @@ from pathlib import Path
 
 from radio_core.data.folder import FolderError
 from radio_core.data.images import printable
-from radio_eval.coco_annotations import CocoAnnotations, Instance
-from radio_eval.coco_ap import read_list
-from radio_eval.coco_masks import BrokenMask, Rle, decode_mask, read_segmentation
-from radio_eval.sam_scores import AnnotationScore, mask_iou
+from radio_eval.coco.annotations import CocoAnnotations, Instance
+from radio_eval.coco.ap import read_list
+from radio_eval.coco.masks import BrokenMask, Rle, decode_mask, read_segmentation
+from radio_eval.sam.scores import AnnotationScore, mask_iou
 
 
 def read_predictions(path: Path, annotations: CocoAnnotations) -> dict[int, Rle]:

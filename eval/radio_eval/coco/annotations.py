@@ -13,8 +13,8 @@ from typing import Any
 from radio_core.data.folder import FolderError
 from radio_core.data.images import MAX_PIXELS, printable
 from radio_core.extras import require
-from radio_eval.coco_masks import Rle, decode_mask, is_number, read_segmentation
-from radio_eval.sam_scores import Mask
+from radio_eval.coco.masks import Rle, decode_mask, is_number, read_segmentation
+from radio_eval.sam.scores import Mask
 
 Box = tuple[float, float, float, float]
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from radio_eval.data import IGNORED
-from radio_eval.linear_seg_transforms import resize_image
+from radio_eval.linear_seg.transforms import resize_image
 
 _IGNORED_COLOUR = (224, 224, 192)
 _LINE, _WIDTH = 16, 240

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_eval.data import IGNORED
-from radio_eval.linear_seg_protocol import LinearSegParameters
+from radio_eval.linear_seg.protocol import LinearSegParameters
 
 _FLOATS_AT_ONCE = 2**26
 """Upsampled logits whose gradient is computed at once: 256 MB, and a few times that in all."""

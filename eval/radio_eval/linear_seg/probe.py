@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from radio_eval.coco_annotations import Skipped
+from radio_eval.coco.annotations import Skipped
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg_batches import (
+from radio_eval.linear_seg.batches import (
     AugmentTransform,
     Key,
     Problem,
@@ -24,16 +24,16 @@ from radio_eval.linear_seg_batches import (
     to_unit,
     train_keys,
 )
-from radio_eval.linear_seg_features import Backbone
-from radio_eval.linear_seg_head import make_head
-from radio_eval.linear_seg_pictures import save_comparison, save_legend
-from radio_eval.linear_seg_protocol import LinearSegParameters
-from radio_eval.linear_seg_slide import predict_labels, slide_logits
-from radio_eval.linear_seg_train import CHECKPOINT_FILE, HeadCheckpoint, HeadTrainer, TrainBatch
+from radio_eval.linear_seg.features import Backbone
+from radio_eval.linear_seg.head import make_head
+from radio_eval.linear_seg.pictures import save_comparison, save_legend
+from radio_eval.linear_seg.protocol import LinearSegParameters
+from radio_eval.linear_seg.slide import predict_labels, slide_logits
+from radio_eval.linear_seg.train import CHECKPOINT_FILE, HeadCheckpoint, HeadTrainer, TrainBatch
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
-from radio_eval.segmentation_data import SegmentationImages
-from radio_eval.segmentation_metrics import ConfusionMatrix, SegmentationScores
+from radio_eval.segmentation.data import SegmentationImages
+from radio_eval.segmentation.metrics import ConfusionMatrix, SegmentationScores
 
 PICTURES_FOLDER = "images"
 

@@ -6,7 +6,6 @@ annotations and detections. The lines of an image are written at once or not at 
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import torch
-
 from radio_core.data.images import printable
-from radio_eval.coco_masks import Rle
+from radio_eval.coco.masks import Rle
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+    pass
 
 IMAGES_FILE = "images.jsonl"
 ANNOTATIONS_FILE, DETECTIONS_FILE = "annotations.json", "detections.json"
@@ -215,16 +212,6 @@ class PartFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def weights_fingerprint(sam: "Sam") -> str:
-    """SHA-256 over the names, types, shapes and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(sam.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from radio_core.data.images import UnreadableImage
-from radio_eval.coco import CocoInstances
+from radio_eval.coco.instances import CocoInstances
 
 Decoded = np.ndarray | UnreadableImage
 """uint8 [H, W, 3], RGB, or why there is none."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from radio_core.data.images import printable
-from radio_eval.coco_annotations import Skipped
-from radio_eval.linear_seg_head import backward_pixel_loss, learning_rate_at
-from radio_eval.linear_seg_protocol import LinearSegParameters
+from radio_eval.coco.annotations import Skipped
+from radio_eval.linear_seg.head import backward_pixel_loss, learning_rate_at
+from radio_eval.linear_seg.protocol import LinearSegParameters
 from radio_eval.progress import Progress
 
 CHECKPOINT_FILE = "head.pt"

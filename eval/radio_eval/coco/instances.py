@@ -7,7 +7,7 @@ import numpy as np
 
 from radio_core.data.folder import FolderError
 from radio_core.data.images import UnreadableImage, load_rgb
-from radio_eval.coco_annotations import CocoAnnotations
+from radio_eval.coco.annotations import CocoAnnotations
 
 
 class CocoInstances(CocoAnnotations):

@@ -10,7 +10,7 @@ from typing import Any
 from radio_core.data.folder import FolderError
 from radio_core.data.images import printable
 from radio_core.extras import require
-from radio_eval.coco_annotations import (
+from radio_eval.coco.annotations import (
     Box,
     CocoAnnotations,
     Skipped,
@@ -18,7 +18,7 @@ from radio_eval.coco_annotations import (
     read_box,
     read_json,
 )
-from radio_eval.coco_masks import BrokenMask, Rle, is_number, read_segmentation
+from radio_eval.coco.masks import BrokenMask, Rle, is_number, read_segmentation
 
 METRICS = (
     "AP",

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from radio_core.data.images import UnreadableImage
-from radio_eval.coco import CocoInstances
-from radio_eval.coco_annotations import Box, Skipped
-from radio_eval.coco_ap import Detection, ScoredMask, mask_ap
-from radio_eval.coco_decode import Decoded, decoded_batches
-from radio_eval.coco_masks import encode_mask
+from radio_eval.coco.annotations import Box, Skipped
+from radio_eval.coco.ap import Detection, ScoredMask, mask_ap
+from radio_eval.coco.decode import Decoded, decoded_batches
+from radio_eval.coco.instances import CocoInstances
+from radio_eval.coco.masks import encode_mask
 from radio_eval.eval_model import EvalModel, need
+from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.sam_processes import Processes
-from radio_eval.sam_results import AnnotationResult, DetectionResult, ImageResult, ResultFolder
-from radio_eval.sam_scores import AnnotationScore, Mask, box_mask, mask_iou, summarise
+from radio_eval.sam.results import AnnotationResult, DetectionResult, ImageResult, ResultFolder
+from radio_eval.sam.scores import AnnotationScore, Mask, box_mask, mask_iou, summarise
 from radio_sam.prompts import EncodedImage, Prompts, encode_images, predict_best_masks
 
 if TYPE_CHECKING:

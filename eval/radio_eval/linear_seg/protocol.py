@@ -8,7 +8,7 @@ from typing import Any
 
 from radio_eval.data import IGNORED
 from radio_eval.eval_model import EvalModel
-from radio_eval.linear_seg_transforms import Augmentation
+from radio_eval.linear_seg.transforms import Augmentation
 
 PAPER_SIZE = 512
 """Side in pixels of the paper's crops, and of the shorter side of its test images."""

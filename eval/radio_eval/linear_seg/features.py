@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_eval.eval_model import EvalModel, need
-from radio_eval.linear_seg_batches import to_unit
+from radio_eval.linear_seg.batches import to_unit
 
 
 class Backbone:

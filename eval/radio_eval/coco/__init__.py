@@ -1,0 +1,1 @@
+"""COCO: instances, boxes and masks, and COCO's own AP."""

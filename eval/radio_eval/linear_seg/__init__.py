@@ -1,0 +1,1 @@
+"""The linear probe of spatial features, as mmseg trains it."""

@@ -1,0 +1,1 @@
+"""Images with label maps: reading them, and mIoU."""
