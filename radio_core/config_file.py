@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_TYPE = "type"
 
 
 def write_config(config: object, path: Path) -> None:
@@ -23,7 +24,9 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
     Args:
         config: the dataclass.
         path: the file; a field it leaves out keeps its default.
-        default: an instance to take the defaults from, instead of the dataclass's own.
+        default: an instance to take the defaults from, instead of the dataclass's own. Mappings
+            are merged key by key, unless they differ in their ``type``; a file that has every
+            field has no need of it.
 
     Raises:
         ValueError: not a YAML mapping, an unknown field (the known ones are listed), a value of
@@ -37,7 +40,7 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
     try:
-        if default is not None and isinstance(values, Mapping):
+        if default is not None and isinstance(values, Mapping) and not _whole(config, values):
             values = _merge(to_mapping(default), values)
         return from_mapping(config, values)
     except ValueError as error:
@@ -88,9 +91,16 @@ def from_mapping(config: type[T], values: object, where: str = "") -> T:
         raise ValueError(f"{where or config.__name__}: {error}") from error
 
 
+def _whole(config: type, values: Mapping[Any, Any]) -> bool:
+    """Whether a file has every field, as those have that a run wrote."""
+    return all(field.name in values for field in dataclasses.fields(config) if field.init)
+
+
 def _merge(base: Any, over: Any) -> Any:
-    """Mappings are merged key by key, everything else is replaced."""
+    """Mappings are merged key by key, everything else is replaced; so is what has another type."""
     if isinstance(base, Mapping) and isinstance(over, Mapping):
+        if _TYPE in over and over[_TYPE] != base.get(_TYPE):
+            return over
         merged = {key: _merge(base[key], over[key]) if key in over else base[key] for key in base}
         return {**merged, **{key: over[key] for key in over if key not in base}}
     return over
@@ -148,7 +158,13 @@ def _fits(hint: type[Path] | type[enum.Enum], value: Any) -> bool:
 
 
 def _first_that_fits(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The first member of a union that accepts ``value``."""
+    """The first member of a union that accepts ``value``, or the dataclass of its ``type``."""
+    types = {name: hint for hint in hints for name in _type_names(hint)}
+    if types and isinstance(value, Mapping) and _TYPE in value:
+        if value[_TYPE] not in types:
+            known = ", ".join(map(repr, types))
+            raise ValueError(f"{where}.{_TYPE} must be one of {known}, got {value[_TYPE]!r}")
+        return from_mapping(types[value[_TYPE]], value, where)
     reasons = []
     for hint in hints:
         try:
@@ -156,6 +172,14 @@ def _first_that_fits(hints: tuple[Any, ...], value: Any, where: str) -> Any:
         except ValueError as error:
             reasons.append(str(error))
     raise ValueError("; or ".join(dict.fromkeys(reasons)))
+
+
+def _type_names(hint: Any) -> tuple[Any, ...]:
+    """What the field ``type`` of a dataclass may be, which tells members of a union apart."""
+    if not (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
+        return ()
+    field = get_type_hints(hint).get(_TYPE)
+    return get_args(field) if get_origin(field) is Literal else ()
 
 
 def _name(hint: Any) -> str:

@@ -1,6 +1,6 @@
 """kNN classification with frozen summaries, the protocol of DINO, DINOv2 and RADIO."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -120,6 +120,9 @@ class KnnPredictions:
     similarities: Tensor
 
 
+KnnObserver = Callable[[StoredSummaries, StoredSummaries, KnnPredictions], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnnEvaluator:
     """kNN accuracy (micro average, percent) of a model's summaries.
@@ -131,6 +134,8 @@ class KnnEvaluator:
         extraction: how summaries are computed and kept, and the processes that share the work.
         skipped: "train images" and "val images" of the last run that could not be read, with the
             reasons.
+        observer: is shown the train summaries, the val summaries and what came out, before the
+            summaries are gone; for pictures of the very neighbours that voted.
     """
 
     train: ClassificationSet
@@ -138,6 +143,7 @@ class KnnEvaluator:
     parameters: KnnParameters = KnnParameters()
     extraction: Extraction = field(default_factory=Extraction)
     skipped: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
+    observer: KnnObserver | None = field(default=None, compare=False)
     task: ClassVar[str] = "knn"
     headline: ClassVar[str] = "top1"
     capability: ClassVar[str] = "summary"
@@ -154,6 +160,8 @@ class KnnEvaluator:
             self.skipped.update({"train images": train.skipped, "val images": val.skipped})
             found = self.predict(train, val, model.device, progress)
             hits = found.predicted == val.labels
+            if self.observer is not None:
+                self.observer(train, val, found)
         yield "top1", 100.0 * float(hits.double().mean())
         yield "train_images", float(len(train))
         yield "val_images", float(len(val))

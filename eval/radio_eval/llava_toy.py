@@ -18,6 +18,8 @@ from radio_eval.vqa.tasks import find_vqa_data
 from radio_llava.toy import ToyTraining, train_toy_llava
 
 TASK = "gqa"
+MAX_NEW_TOKENS = 16
+"""Most tokens of an answer: those of the toy world are a few words."""
 SPLITS = ("train", "val")
 _NOISE_SIDE = 32  # pixels; resized like every other picture
 
@@ -116,7 +118,12 @@ def run_contestant(
     asked = replace(find_vqa_data(TASK, data, "val"), images=images)
     answers = out / f"{TASK}_answers.jsonl"
     return evaluate_vqa(
-        load_answerer(model), asked, answers, batch_size=32, max_new_tokens=16, progress=progress
+        load_answerer(model),
+        asked,
+        answers,
+        batch_size=32,
+        max_new_tokens=MAX_NEW_TOKENS,
+        progress=progress,
     )
 
 

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from radio_core.models import RadioConfig, RadioModel, vit_config
-from radio_core.teachers import TOY_TEACHERS, Teacher, load_teacher
+from radio_core.teachers import TEACHER_FORMS, TOY_TEACHERS, Teacher, load_teacher
 from radio_core.teachers.open_clip import OpenClipTeacher
+from radio_core.teachers.registry import is_teacher
 from radio_core.teachers.sam import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
 from radio_core.zoo.releases import find_release
+from radio_eval.backbones.exported import (
+    is_exported,
+    load_exported_encoder,
+    load_exported_model,
+)
+from radio_eval.backbones.teachers import features_of, summary_of
 from radio_eval.backbones.timm_models import load_timm
 from radio_eval.backbones.transformers_models import load_transformers
 from radio_eval.eval_model import CentreCrop, EvalModel, ImageText
@@ -28,7 +35,7 @@ DEFAULT_SIZE = 224
 """Side in pixels of the images for a model that does not say which it prefers."""
 
 RANDOM = "random:"
-TEACHER_FORMS = ("open_clip:", "dinov2:", "sam:")
+RADIO = "radio:"
 SAM_ADAPTOR = "sam"
 SAM_TEACHER = "sam:"
 
@@ -110,23 +117,11 @@ def _filled(summary: Tensor | None) -> Tensor:
 
 
 def from_teacher(teacher: Teacher) -> EvalModel:
-    """A teacher for the evaluators.
+    """A teacher for the evaluators, at its own size.
 
     kNN sees its summary; where it has none (SAM), the mean of its features.
     """
-    spec = teacher.spec
-
-    def summary(images: Tensor) -> Tensor:
-        output = teacher(images)
-        pooled: Tensor = (
-            output.features.mean(dim=(2, 3)) if output.summary is None else output.summary
-        )
-        return pooled
-
-    def features(images: Tensor) -> Tensor:
-        maps: Tensor = teacher(images).features
-        return maps
-
+    spec, summary = teacher.spec, summary_of(teacher)
     text, crop = None, None
     if isinstance(teacher, OpenClipTeacher):
         text = ImageText(encode_image=summary, encode_text=teacher.encode_text)
@@ -144,7 +139,7 @@ def from_teacher(teacher: Teacher) -> EvalModel:
         resize_step=spec.patch_size,
         square=True,
         summary=summary,
-        features=features,
+        features=features_of(teacher),
         image_text=text,
         sam=sam,
         crop=crop,
@@ -184,12 +179,10 @@ MODEL_FORMS = (
     *BUNDLED,
     *TOY_TEACHERS,
     "random:tiny",
-    *(form + "..." for form in TEACHER_FORMS),
-    "timm:NAME or timm:FOLDER",
-    "open_clip:NAME/PRETRAINED or open_clip:local-dir:FOLDER",
-    "hf:ID_OR_FOLDER",
+    *TEACHER_FORMS,
     "a release or its hub id (see `radio models`)",
     "a file or folder with a RADIO model",
+    "a file that `radio export` wrote (.onnx, .engine, .pt2)",
 )
 """What `load_eval_model` takes, for people."""
 
@@ -206,9 +199,9 @@ def load_eval_model(
 
     Args:
         source: whatever `load_model` takes ("toy", "radio_h", a file, folder or hub id), a teacher
-            as `load_teacher` takes it ("toy-clip", "open_clip:...", "dinov2:..."), "timm:NAME",
-            "hf:ID" (a vision model of transformers), or "random:PRESET" for random weights
-            ("random:tiny").
+            as `load_teacher` takes it ("toy-clip", "open_clip:...", "dinov3:...", "timm:NAME",
+            "hf:ID"), "random:PRESET" for random weights ("random:tiny"), or a file that
+            `radio export` wrote (.onnx, .engine, .pt2).
         sam: whose neck and decoder go behind a RADIO model; see `radio_sam.load_radio_sam`.
         device: where the model goes, and expects its images.
         adaptor: of a RADIO model, for all that it does; see `from_radio`.
@@ -216,6 +209,11 @@ def load_eval_model(
     Raises:
         ValueError: nothing of that name, or no such adaptor; the message lists the known forms.
     """
+    if source.startswith(RADIO):
+        source, _, named = source.removeprefix(RADIO).partition("#")
+        adaptor = adaptor or named
+    if is_exported(source):
+        return load_exported_model(source, device, adaptor)
     model = _load_other(source, device)
     if model is not None:
         if adaptor:
@@ -247,7 +245,7 @@ def _load_other(source: str, device: str | torch.device) -> EvalModel | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return from_radio(RadioModel(config).to(device), source)
-    if source in TOY_TEACHERS or source.startswith(TEACHER_FORMS):
+    if is_teacher(source):
         return from_teacher(load_teacher(source).to(device))
     return None
 
@@ -281,8 +279,16 @@ def load_sam_model(
     Raises:
         ValueError: nothing of that name, or options that do not fit.
     """
+    source = source.removeprefix(RADIO)
     is_sam = source in (ORIGINAL, TOY_SAM) or source.startswith(SAM_TEACHER)
-    if not is_sam and (source in TOY_TEACHERS or source.startswith((*TEACHER_FORMS, RANDOM))):
+    if is_exported(source):
+        if window_size is not None or image_size is not None or skip_padding:
+            raise ValueError(
+                f"{source} has its window_size and image_size in it, and computes the padding: "
+                "leave these options out"
+            )
+        return load_exported_encoder(source, sam, device)
+    if not is_sam and (is_teacher(source) or source.startswith(RANDOM)):
         return load_eval_model(source)  # it has no decoder, and is refused by that
     if is_sam:
         sam = sam if source == ORIGINAL else source.removeprefix(SAM_TEACHER)

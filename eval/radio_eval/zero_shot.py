@@ -17,6 +17,8 @@ from radio_eval.summaries.store import StoredSummaries
 
 _IMAGES_AT_ONCE = 4096
 
+ZeroShotObserver = Callable[[StoredSummaries, Tensor], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotParameters:
@@ -86,12 +88,15 @@ class ZeroShotEvaluator:
         parameters: the protocol.
         extraction: how summaries are computed and kept, and the processes that share the work.
         skipped: "val images" of the last run that could not be read, with the reasons.
+        observer: is shown the image summaries and their classes, as `predict` gives them, before
+            the summaries are gone; for pictures.
     """
 
     val: ClassificationSet
     parameters: ZeroShotParameters
     extraction: Extraction = field(default_factory=Extraction)
     skipped: dict[str, dict[str, str]] = field(default_factory=dict, compare=False)
+    observer: ZeroShotObserver | None = field(default=None, compare=False)
     task: ClassVar[str] = "zero_shot"
     headline: ClassVar[str] = "top1"
     capability: ClassVar[str] = "image_text"
@@ -110,6 +115,8 @@ class ZeroShotEvaluator:
         with summaries(encoder, self.val, self.extraction, progress, "zero-shot images") as val:
             self.skipped["val images"] = val.skipped
             best, labels = self.predict(val, classifier), val.labels
+            if self.observer is not None:
+                self.observer(val, best)
         yield "top1", 100.0 * float((best[:, 0] == labels).double().mean())
         yield "top5", 100.0 * float((best == labels[:, None]).any(dim=1).double().mean())
         yield "val_images", float(len(labels))

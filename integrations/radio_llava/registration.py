@@ -1,4 +1,4 @@
-"""RADIO among LLaVA's vision towers: names, images of mixed sizes, counted truncation."""
+"""RADIO and its teachers among LLaVA's towers: names, images of any sizes, counted truncation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +10,17 @@ from torch import Tensor
 
 from radio_core.models.checkpoint import CONFIG_FILE
 from radio_core.models.weight_files import read_json
+from radio_core.teachers.registry import is_teacher
 from radio_core.zoo.hf_native import is_native
 from radio_core.zoo.hf_remote import is_remote_code
 from radio_core.zoo.registry import BUNDLED
 from radio_core.zoo.releases import RELEASES, find_release
 from radio_llava import compat
 from radio_llava.compat import require_llava, wrap_once
+from radio_llava.teacher_tower import RECORDED_TEACHER, TeacherVisionTower, refuse_radio_flags
 from radio_llava.tower import RadioVisionTower
 from radio_llava.tower_config import tower_config_of
+from radio_llava.tower_interface import LlavaTower
 from radio_llava.truncation import Truncation
 
 IMAGE_TOKEN_INDEX = -200
@@ -28,7 +31,7 @@ RECORDED = "radio_tower"
 
 
 def register() -> None:
-    """Let LLaVA take RADIO models as vision towers, in training and in `load_pretrained_model`.
+    """Let LLaVA take RADIO models and teachers as towers, in training and `load_pretrained_model`.
 
     Other towers work as before. Call it before a model is built; again is harmless.
 
@@ -39,7 +42,7 @@ def register() -> None:
     arch = require_llava("llava.model.llava_arch")
     builder = require_llava("llava.model.multimodal_encoder.builder")
     for module in (builder, arch):
-        wrap_once(module, "build_vision_tower", _with_radio_towers)
+        wrap_once(module, "build_vision_tower", _with_our_towers)
     wrap_once(arch.LlavaMetaModel, "initialize_vision_modules", _recording_the_tower)
     wrap_once(arch.LlavaMetaForCausalLM, "encode_images", _one_by_one)
     wrap_once(arch.LlavaMetaForCausalLM, "prepare_inputs_labels_for_multimodal", _with_mixed_sizes)
@@ -75,12 +78,14 @@ class ImageList(list[Tensor]):
     counts: Sequence[int] = ()
 
 
-def _with_radio_towers(build: Callable[..., Any]) -> Callable[..., Any]:
-    """`build_vision_tower` that knows RADIO's names besides those that it knew."""
+def _with_our_towers(build: Callable[..., Any]) -> Callable[..., Any]:
+    """`build_vision_tower` that knows RADIO's and teachers' names besides those that it knew."""
 
     def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
         name = getattr(vision_tower_cfg, "mm_vision_tower", None)
         name = name or getattr(vision_tower_cfg, "vision_tower", None)
+        if name is not None and is_teacher(name):
+            return TeacherVisionTower(name, vision_tower_cfg, **kwargs)
         if name is None or not is_radio_tower(name):
             try:
                 return build(vision_tower_cfg, **kwargs)
@@ -111,19 +116,26 @@ def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
                 "--fsdp would neither train nor save the vision tower: leave it out (deepspeed "
                 "shards too), or leave --unfreeze_mm_vision_tower out"
             )
+        if name is not None and is_teacher(name):
+            refuse_radio_flags(name, model_args)
         old = self.get_vision_tower()
-        if isinstance(old, RadioVisionTower):
+        if isinstance(old, TeacherVisionTower) and name != old.vision_tower_name:
+            del self.vision_tower  # LLaVA builds the one that is asked for
+        elif isinstance(old, RadioVisionTower):
             setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
-            wanted = tower_config_of(name, model_args)
             if name != old.vision_tower_name or (unfreeze and not old.trainable):
-                del self.vision_tower  # LLaVA builds the one that is asked for
-            elif wanted != old.tower_config:
+                del self.vision_tower
+            elif (wanted := tower_config_of(name, model_args)) != old.tower_config:
                 old.choose(wanted)
         initialize(self, model_args, fsdp)
         tower = self.get_vision_tower()
+        if isinstance(tower, LlavaTower):
+            _check_projector(self.mm_projector, tower)
+        if isinstance(tower, TeacherVisionTower):
+            setattr(self.config, RECORDED_TEACHER, tower.record())
+            self.config.unfreeze_mm_vision_tower = False
         if not isinstance(tower, RadioVisionTower):
             return
-        _check_projector(self.mm_projector, tower)
         if unfreeze:
             tower.unfreeze()
         else:
@@ -135,7 +147,7 @@ def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
     return initialize_vision_modules
 
 
-def _check_projector(projector: Any, tower: RadioVisionTower) -> None:
+def _check_projector(projector: Any, tower: LlavaTower) -> None:
     first = next((x for x in projector.parameters() if x.ndim == 2), None)
     if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
         raise ValueError(
@@ -181,7 +193,7 @@ def _with_mixed_sizes(prepare: Callable[..., Any]) -> Callable[..., Any]:
             return original(images)
         if images is None:
             refuse_lost_images(input_ids)
-        if images is None or not isinstance(self.get_vision_tower(), RadioVisionTower):
+        if images is None or not isinstance(self.get_vision_tower(), LlavaTower):
             return original(images)
         tokens = tokens_per_sample(input_ids, attention_mask)
         listed = _matched(images, tokens, self.get_vision_tower())
@@ -202,7 +214,7 @@ def _with_images_in_place(generate: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if images is None and isinstance(inputs, Tensor):
             refuse_lost_images(inputs)
-        if not isinstance(self.get_vision_tower(), RadioVisionTower):
+        if not isinstance(self.get_vision_tower(), LlavaTower):
             return generate(self, inputs, images, *args, **kwargs)
         with _padded_left(self.config):
             return generate(self, inputs, images, *args, **kwargs)
@@ -237,7 +249,7 @@ def tokens_per_sample(input_ids: Tensor, attention_mask: Tensor | None) -> list[
     return counts
 
 
-def _matched(images: Any, tokens: Sequence[int], tower: RadioVisionTower) -> Any:
+def _matched(images: Any, tokens: Sequence[int], tower: LlavaTower) -> Any:
     """Images in the order of their `<image>`, with an empty one for each text without any.
 
     LLaVA uses up one image for a text without `<image>`; its own data sets give a black one.

@@ -1,7 +1,6 @@
 """A RADIO model with the interface of LLaVA's vision towers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +12,10 @@ from radio_llava.features import freeze_unused, tower_features
 from radio_llava.images import RadioImageProcessor
 from radio_llava.shape import TowerShape, shape_before_loading, shape_of
 from radio_llava.tower_config import TowerConfig, tower_config_of
-
-_REGISTER_PARAMETER = nn.Module.register_parameter
-"""torch's own, see `_plain_tensors`."""
+from radio_llava.tower_interface import LlavaTower, device_of, plain_tensors
 
 
-class RadioVisionTower(nn.Module):
+class RadioVisionTower(LlavaTower):
     """RADIO in the place of LLaVA's CLIP: images of any size in, their tokens out.
 
     Args:
@@ -29,25 +26,18 @@ class RadioVisionTower(nn.Module):
             exist at once all the same: they are in the LLaVA model's own files.
 
     Attributes:
-        is_loaded: whether the weights are there.
         tower_config: the features and the image size.
-        image_processor: the `RadioImageProcessor`, once loaded.
         radio: the model, once loaded.
         trainable: whether the weights are to be trained, or have been.
-        keeps_float32: `to` leaves out a cast to float16. LLaVA's training casts every tower to
-            it unless it runs in bfloat16, but an optimizer cannot train float16 weights.
 
     Raises:
         ValueError: a choice that makes no sense, an unknown model.
     """
 
-    image_processor: RadioImageProcessor
     radio: RadioModel
 
     def __init__(self, vision_tower: str, args: Any, delay_load: bool = False) -> None:
-        super().__init__()
-        self.is_loaded = False
-        self.vision_tower_name = vision_tower
+        super().__init__(vision_tower)
         self.tower_config = tower_config_of(vision_tower, args)
         select = getattr(args, "mm_vision_select_feature", "patch") or "patch"
         if select != "patch":
@@ -55,7 +45,6 @@ class RadioVisionTower(nn.Module):
                 f"mm_vision_select_feature {select!r}: a RADIO tower gives patches; use 'patch'"
             )
         self.trainable = bool(getattr(args, "unfreeze_mm_vision_tower", False))
-        self.keeps_float32 = False
         self._kept: dict[str, Tensor] = {}
         if self.trainable:
             self._build()
@@ -93,7 +82,7 @@ class RadioVisionTower(nn.Module):
             self.radio.config.std,
         )
         self.is_loaded = True
-        device = _device_of(device_map)
+        device = device_of(device_map)
         if device is not None:
             self.to(device)
 
@@ -105,20 +94,20 @@ class RadioVisionTower(nn.Module):
 
     def unfreeze(self) -> None:
         """Let those weights be trained that the chosen features depend on."""
-        with _plain_tensors():
+        with plain_tensors():
             self.radio.requires_grad_(True)
             freeze_unused(self.radio, self.tower_config)
 
     def _build(self) -> None:
         """Read the model, as it was released."""
-        with _plain_tensors():
+        with plain_tensors():
             self.radio = load_model(self.tower_config.model, dtype=torch.float32)
         self.radio.requires_grad_(False)
 
     def _restore(self) -> None:
         """Give what training never changes its released values, beside the trained weights."""
         first = next(self.radio.backbone.parameters())
-        with _plain_tensors():
+        with plain_tensors():
             for name, value in self._kept.items():
                 path, _, leaf = name.rpartition(".")
                 owner = self.radio.get_submodule(path)
@@ -133,15 +122,6 @@ class RadioVisionTower(nn.Module):
     def frozen(self) -> bool:
         """Whether no weight of the tower is to be trained."""
         return not any(parameter.requires_grad for parameter in self.parameters())
-
-    def train(self, mode: bool = True) -> "RadioVisionTower":
-        """Stay in eval mode, also while the weights are trained.
-
-        What RADIO's own training does besides (crops of the position grid, statistics of a batch)
-        has no place here.
-        """
-        super().train(False)
-        return self
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Encode images; no gradients are kept where the tower is frozen.
@@ -162,11 +142,6 @@ class RadioVisionTower(nn.Module):
         return torch.stack(results) if isinstance(images, Tensor) else results
 
     @property
-    def dummy_feature(self) -> Tensor:
-        """One token [1, C] of zeros."""
-        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
-
-    @property
     def dtype(self) -> torch.dtype:
         """The dtype in which the backbone computes."""
         return next(self.radio.backbone.parameters()).dtype if self.is_loaded else torch.float32
@@ -185,63 +160,9 @@ class RadioVisionTower(nn.Module):
         self.load_model()
         return shape_of(self.radio, self.tower_config)
 
-    @property
-    def hidden_size(self) -> int:
-        """Width C of the features."""
-        return self.config.hidden_size
-
-    @property
-    def num_patches_per_side(self) -> int:
-        """Tokens along one side of a square image."""
-        return self.config.image_size // self.config.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """Tokens of a square image, the most that an image can have."""
-        return self.num_patches_per_side**2
-
-    def to(self, *args: Any, **kwargs: Any) -> "RadioVisionTower":
-        """As `nn.Module.to`, but with float32 for float16 where `keeps_float32` or on a CPU.
-
-        LLaVA's own code asks for float16 on any device. On a CPU that is only slower. A cast that
-        names no device is done as it is said.
-        """
-        to_cpu = "device" in kwargs and torch.device(kwargs["device"]).type == "cpu"
-        if kwargs.get("dtype") == torch.float16 and (self.keeps_float32 or to_cpu):
-            kwargs = kwargs | {"dtype": torch.float32}
-        super().to(*args, **kwargs)
-        return self
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RadioVisionTower":
         """Move and cast; the normalisation of the pixels keeps its float32."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.is_loaded or self.trainable:
             self.radio.conditioner.float()
         return self
-
-
-@contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Real float32 tensors, also where transformers builds a model without values.
-
-    Newer versions do that on the meta device, older ones by way of `register_parameter`, which
-    accelerate's `init_empty_weights` replaces.
-    """
-    default, register = torch.get_default_dtype(), nn.Module.register_parameter
-    torch.set_default_dtype(torch.float32)
-    nn.Module.register_parameter = _REGISTER_PARAMETER  # type: ignore[method-assign]
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(default)
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def _device_of(device_map: Any) -> torch.device | None:
-    """The one device of a device map; None where it names none."""
-    if isinstance(device_map, dict):
-        device_map = device_map.get("")
-    if device_map == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return None if device_map is None else torch.device(device_map)

@@ -63,7 +63,8 @@ class TowerConfig:
         return from_mapping(cls, values)
 
 
-_FLAGS = ("resolution", "aspect", "layers", "adaptor", "normalize")
+FLAGS = ("resolution", "aspect", "layers", "adaptor", "normalize")
+"""Names of the training flags that choose them, after "radio_"."""
 
 
 def tower_config_of(model: str, args: Any) -> TowerConfig:
@@ -80,6 +81,6 @@ def tower_config_of(model: str, args: Any) -> TowerConfig:
     """
     recorded = dict(getattr(args, "radio_tower", None) or {})
     values = recorded if recorded.get("model") == model else {}
-    flags = {name: getattr(args, f"radio_{name}", None) for name in _FLAGS}
+    flags = {name: getattr(args, f"radio_{name}", None) for name in FLAGS}
     values |= {name: value for name, value in flags.items() if value is not None}
     return TowerConfig.from_dict(values | {"model": model})

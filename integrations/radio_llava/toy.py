@@ -7,6 +7,8 @@ from pathlib import Path
 
 FINISHED = "config.json"
 """What a training writes last of all that `load_pretrained_model` needs."""
+TRAINED = "llava-toy"
+"""Folder of the model that a training has finished."""
 
 
 def toy_llm_folder() -> Path:
@@ -70,7 +72,7 @@ def train_toy_llava(
         **(options or {}),
     }
     # LLaVA tells what a model is by the folder's name
-    first, second = out / "llava-toy-pretrain", out / "llava-toy"
+    first, second = out / f"{TRAINED}-pretrain", out / TRAINED
     projector = first / "mm_projector.bin"
     if not projector.is_file():
         _train(

@@ -2,7 +2,9 @@
 
 All flags are those of LLaVA's own `train.py`, and besides them:
 
-    --vision_tower radio_b|l|h|g, c-radio_..., e-radio_..., toy, a release, a file or a directory
+    --vision_tower radio_b|l|h|g, c-radio_..., e-radio_..., toy, a release, a file or a directory;
+        or a teacher: open_clip:..., dinov2:..., sam:..., toy-clip|dino|sam, frozen, with its own
+        image size (the flags below are RADIO's alone)
     --radio_resolution PIXELS       long edge of the images (432)
     --radio_aspect native|pad|square
     --radio_layers I ...            blocks whose features are put side by side, -1 for the last

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from radio_core.models.radio import RadioModel
 from radio_core.teachers.registry import toy_teacher_folder
 from radio_core.teachers.sam import CONFIG_FILE, load_sam
 from radio_core.zoo.load import load_model
@@ -55,15 +56,24 @@ def load_radio_sam(
             )
         return _whole_sam(sam).to(device)
     radio = load_model(model)
+    return put_into_sam(radio, sam, adaptor, window_size, image_size, skip_padding).to(device)
+
+
+def put_into_sam(
+    radio: RadioModel,
+    sam: str = TOY_SAM,
+    adaptor: str = "sam",
+    window_size: int | None = None,
+    image_size: ImageSize | None = None,
+    skip_padding: bool = False,
+) -> "Sam":
+    """`load_radio_sam` for a model that is there already; see there."""
     kind, checkpoint = _official(sam)
     if checkpoint is None:
         given = _whole_sam(sam)
-        swapped = swap_image_encoder(given, radio, adaptor, window_size, image_size, skip_padding)
-        return swapped.to(device)
+        return swap_image_encoder(given, radio, adaptor, window_size, image_size, skip_padding)
     size = 1024 if image_size is None else image_size
-    return build_radio_sam(radio, checkpoint, kind, adaptor, window_size, size, skip_padding).to(
-        device
-    )
+    return build_radio_sam(radio, checkpoint, kind, adaptor, window_size, size, skip_padding)
 
 
 def _whole_sam(sam: str) -> "Sam":

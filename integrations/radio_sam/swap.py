@@ -70,9 +70,27 @@ def swap_image_encoder(
         window_size=window_size,
         skip_padding=skip_padding,
     )
-    swapped: Sam = _sam_class(size)(
+    return with_encoder(sam, encoder, size, grid)
+
+
+def with_encoder(
+    sam: "Sam", encoder: nn.Module, image_size: tuple[int, int], grid_size: tuple[int, int]
+) -> "Sam":
+    """A copy of a Segment Anything model with another image encoder.
+
+    Args:
+        sam: the model that gives prompt encoder and mask decoder; it stays as it was.
+        encoder: with the attribute `img_size`, normalised images [B, 3, *image_size] to embeddings
+            [B, D, *grid_size]. It is used, not copied.
+        image_size: (height, width) of the padded input in pixels.
+        grid_size: (rows, columns) of the embeddings.
+
+    Returns:
+        The new model, in eval mode, on `sam`'s device, to which the encoder goes as well.
+    """
+    swapped: Sam = _sam_class(image_size)(
         image_encoder=encoder,
-        prompt_encoder=_prompt_encoder(sam, size, grid),
+        prompt_encoder=_prompt_encoder(sam, image_size, grid_size),
         mask_decoder=copy.deepcopy(sam.mask_decoder),
         pixel_mean=sam.pixel_mean.flatten().tolist(),
         pixel_std=sam.pixel_std.flatten().tolist(),

@@ -62,6 +62,7 @@ def parse(
         default=tyro.MISSING_NONPROP if default is None else default,
         description=f"{inspect.getdoc(config) or ''}\n\n{_CONFIG_NOTE}",
         return_unknown_args=True,
+        config=(tyro.conf.AvoidSubcommands,),  # a union has the flags of its default's type
     )
     if unknown:
         raise UsageError(_unknown_option(unknown, sorted(_flags(value))))

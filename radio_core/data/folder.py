@@ -3,12 +3,14 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from radio_core.data.images import MAX_PIXELS, UnreadableImage, load_rgb, printable
+from radio_core.data.storage import PackedNames
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp"}
@@ -17,6 +19,7 @@ IMAGE_EXTENSIONS = frozenset(
 """Lower-case endings of the files that are tried as images."""
 
 CLASS_NAMES_FILE = "classnames.json"
+_REPORT_EVERY = 1000
 
 
 class FolderError(ValueError):
@@ -74,9 +77,11 @@ class ImageFiles:
         root: the folder.
         extensions: endings to try, in any case; None tries every file.
         max_pixels: larger images are skipped.
+        scan: what `scan_folder` found there with these endings; by default it looks now.
 
     Attributes:
         root: the folder.
+        names: paths below `root`, in order.
         skipped: what was skipped so far.
 
     Raises:
@@ -88,27 +93,22 @@ class ImageFiles:
         root: str | os.PathLike[str],
         extensions: Collection[str] | None = IMAGE_EXTENSIONS,
         max_pixels: int = MAX_PIXELS,
+        scan: "FolderScan | None" = None,
     ) -> None:
         self.root = Path(root)
         self.skipped = SkippedFiles()
         self._max_pixels = max_pixels
-        endings = None if extensions is None else frozenset(e.lower() for e in extensions)
-        names = _walk(self.root, self.skipped)
-        self._names = sorted(
-            (n for n in names if self._is_wanted(n, endings)), key=lambda n: n.split(os.sep)
-        )
-        if not self._names:
-            looked_for = "any file" if endings is None else " ".join(sorted(endings))
+        scan = scan or scan_folder(self.root, extensions)
+        for place, reason in scan.closed:
+            self.skipped.add(place, reason)
+        for name in scan.foreign:
+            ending = os.path.splitext(name)[1].lower() or "nothing"
+            self.skipped.add(self.root / name, f"not an image: its name ends in {ending}")
+        self.names = scan.images
+        if not self.names:
+            looked_for = "any file" if extensions is None else " ".join(sorted(extensions)).lower()
             raise FolderError(f"no images under {printable(self.root)} (looked for {looked_for})")
         self._require_one_readable()
-
-    def _is_wanted(self, name: str, endings: frozenset[str] | None) -> bool:
-        """Whether the name is an image's; records it as skipped otherwise."""
-        ending = os.path.splitext(name)[1].lower()
-        if endings is None or ending in endings:
-            return True
-        self.skipped.add(self.root / name, f"not an image: its name ends in {ending or 'nothing'}")
-        return False
 
     def _require_one_readable(self) -> None:
         """Stop early, and in one line, on a folder of nothing but damaged files."""
@@ -120,15 +120,15 @@ class ImageFiles:
 
     def __len__(self) -> int:
         """Number of image files, the damaged ones included."""
-        return len(self._names)
+        return len(self.names)
 
     def relative_path(self, index: int) -> str:
         """Path of the file at `index` below `root`."""
-        return self._names[index]
+        return self.names[index]
 
     def path(self, index: int) -> Path:
         """Path of the file at `index`."""
-        return self.root / self._names[index]
+        return self.root / self.names[index]
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, 8-bit RGB. Raises UnreadableImage and records nothing."""
@@ -217,30 +217,100 @@ def read_class_names(root: str | os.PathLike[str]) -> dict[str, str]:
     return names
 
 
-def _walk(root: Path, skipped: SkippedFiles) -> Iterator[str]:
-    """Relative paths of all files below `root`; closed sub-folders are recorded as skipped."""
-    seen: set[tuple[int, int]] = set()
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        place = os.path.join(root, folder) if folder else os.fspath(root)
+@dataclass(frozen=True)
+class FolderScan:
+    """What is below a folder.
+
+    Attributes:
+        images: paths of the image files below the folder, sorted folder by folder.
+        foreign: paths of all other files.
+        closed: (path, reason) of sub-folders that could not be read.
+        folders: paths of the folders that were read, "" being the top.
+        changed: when each of them last got or lost an entry, in nanoseconds as `os.stat` says.
+    """
+
+    images: PackedNames
+    foreign: PackedNames
+    closed: list[tuple[str, str]]
+    folders: PackedNames
+    changed: list[int]
+
+
+def scan_folder(
+    root: Path,
+    extensions: Collection[str] | None = IMAGE_EXTENSIONS,
+    found: Callable[[int], None] = lambda count: None,
+) -> FolderScan:
+    """List a folder, as `ImageFiles` describes it.
+
+    Args:
+        root: the folder.
+        extensions: endings of image files, in any case; None for every file.
+        found: called with the number of files found so far, folder by folder.
+
+    Raises:
+        FolderError: if the folder is missing or closed.
+    """
+    endings = None if extensions is None else frozenset(e.lower() for e in extensions)
+    walk = _Walk(root)
+    images: list[str] = []
+    foreign: list[str] = []
+    for name in walk:
+        is_image = endings is None or os.path.splitext(name)[1].lower() in endings
+        (images if is_image else foreign).append(name)
+        if (len(images) + len(foreign)) % _REPORT_EVERY == 0:
+            found(len(images) + len(foreign))
+    return FolderScan(
+        PackedNames.of(images),
+        PackedNames.of(foreign),
+        walk.closed,
+        PackedNames.of(walk.folders),
+        walk.changed,
+    )
+
+
+class _Walk:
+    """Relative paths of all files below a folder, each folder's entries by name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.closed: list[tuple[str, str]] = []
+        self.folders: list[str] = []
+        self.changed: list[int] = []
+        self._seen: set[tuple[int, int]] = set()
+
+    def __iter__(self) -> Iterator[str]:
+        levels = [iter(self._entries(""))]
+        while levels:
+            name, is_folder = next(levels[-1], ("", False))
+            if not name:
+                levels.pop()
+            elif is_folder:
+                levels.append(iter(self._entries(name)))
+            else:
+                yield name
+
+    def _entries(self, folder: str) -> list[tuple[str, bool]]:
+        """(path below the root, whether it is a folder) of what a folder holds."""
+        place = os.path.join(self.root, folder) if folder else os.fspath(self.root)
         try:
             status = os.stat(place)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
+            if (status.st_dev, status.st_ino) in self._seen:
+                return []
+            self._seen.add((status.st_dev, status.st_ino))
             with os.scandir(place) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             if not folder:
                 reason = (error.strerror or str(error)).lower()
-                raise FolderError(f"cannot read folder {printable(root)}: {reason}") from error
+                raise FolderError(f"cannot read folder {printable(self.root)}: {reason}") from error
             denied = isinstance(error, PermissionError)
-            skipped.add(place, "permission denied" if denied else f"missing: {error.strerror}")
-            continue
-        below = [(os.path.join(folder, entry.name), _is_folder(entry)) for entry in found]
-        yield from (name for name, is_folder in below if not is_folder)
-        pending.extend(name for name, is_folder in reversed(below) if is_folder)
+            reason = "permission denied" if denied else f"missing: {error.strerror}"
+            self.closed.append((place, reason))
+            return []
+        self.folders.append(folder)
+        self.changed.append(status.st_mtime_ns)
+        return [(os.path.join(folder, name), is_folder) for name, is_folder in found]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

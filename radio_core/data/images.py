@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,7 +23,8 @@ _DAMAGED_METADATA = (OSError, ValueError, SyntaxError, TypeError, LookupError, s
 class ImageSource(Protocol):
     """Anything that a trainer can draw images from, by index.
 
-    `folder.ImageFiles` is one; the toy world has another.
+    `folder.ImageFiles` is one; `sources.open_source` lists the others. A source whose images are
+    stored in large pieces also has `block_lengths()`, see `BlockSource`.
     """
 
     def __len__(self) -> int:
@@ -31,7 +32,35 @@ class ImageSource(Protocol):
         ...
 
     def load(self, index: int) -> Image.Image | None:
-        """The image at `index` as 8-bit RGB of any size, or None when it cannot be read."""
+        """The image at `index` as 8-bit RGB of any size, or None when it cannot be read.
+
+        Raises:
+            UnreadableImage: instead of None, from sources that keep no record of their own.
+        """
+        ...
+
+
+@runtime_checkable
+class BlockSource(ImageSource, Protocol):
+    """A source whose images are cheap to read near each other, such as those of one shard."""
+
+    def block_lengths(self) -> np.ndarray:
+        """Images in each block, int64 [blocks]: the blocks follow each other in the index."""
+        ...
+
+
+@runtime_checkable
+class RemoteSource(ImageSource, Protocol):
+    """A source that may have to fetch what it is asked for.
+
+    Attributes:
+        is_remote: whether it does.
+    """
+
+    is_remote: bool
+
+    def prefetch(self, index: int) -> None:
+        """Begin to fetch an image that will soon be wanted, without waiting for it."""
         ...
 
 
@@ -40,6 +69,7 @@ class UnreadableImage(ValueError):
 
     Attributes:
         path: the file.
+        name: the file as it was named, which for a sample in a shard may hold an address.
         reason: why, as "kind" or "kind: detail", e.g. "truncated: 12 bytes are missing".
             The kinds are "missing", "permission denied", "not a file", "empty file",
             "not an image", "too large", "truncated" and "broken".
@@ -48,10 +78,11 @@ class UnreadableImage(ValueError):
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(path, reason)  # both, so that the error survives pickling
         self.path = Path(path)
+        self.name = os.fspath(path)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{printable(self.path)}: {self.reason}"
+        return f"{printable(self.name)}: {self.reason}"
 
 
 def printable(path: str | os.PathLike[str]) -> str:

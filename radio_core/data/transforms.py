@@ -73,8 +73,8 @@ def sample_crop(
     return Crop((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-def apply_crop(image: Image.Image, crop: Crop, size: int) -> Tensor:
-    """Resize one box of an image to a square, straight from the original pixels.
+def apply_crop(image: Image.Image, crop: Crop, size: int | tuple[int, int]) -> Tensor:
+    """Resize one box of an image, straight from the original pixels.
 
     Bicubic with antialiasing; boxes smaller than `size` are enlarged. At the box's edges the
     filter may see neighbouring pixels of the image, as if the whole image had been resized.
@@ -82,15 +82,16 @@ def apply_crop(image: Image.Image, crop: Crop, size: int) -> Tensor:
     Args:
         image: 8-bit RGB, any size.
         crop: a box inside the image.
-        size: side of the result in pixels.
+        size: of the result in pixels: the side of a square, or (height, width).
 
     Returns:
-        float32 [3, size, size] in [0, 1].
+        float32 [3, height, width] in [0, 1].
 
     Raises:
         ValueError: if the box leaves the image, or `size` is not positive.
     """
-    if size < 1:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
         raise ValueError(f"crop output size {size} must be at least 1 pixel")
     right, bottom = crop.left + crop.width, crop.top + crop.height
     inside = 0 <= crop.left < right <= image.width and 0 <= crop.top < bottom <= image.height
@@ -99,7 +100,7 @@ def apply_crop(image: Image.Image, crop: Crop, size: int) -> Tensor:
             f"{crop} is not inside an image of {image.height} x {image.width} (height x width)"
         )
     box = (crop.left, crop.top, right, bottom)
-    return to_tensor(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def radio_resize_size(

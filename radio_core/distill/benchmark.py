@@ -1,19 +1,31 @@
-"""How much of a training step is the mathematics, and how much is the trainer around it."""
+"""How much of a training step is the mathematics, and what a cache of teacher outputs saves."""
 
-import time
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from radio_core.bench.timing import Activity, Timing, time_in_turns
-from radio_core.distill.config import GroupConfig, TrainConfig
+from radio_core.data.sources import open_source
+from radio_core.distill.cache import TeacherCache
+from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.distiller import Distiller
+from radio_core.distill.inputs import choose_device, open_run
 from radio_core.distill.schedule import Step
-from radio_core.distill.step import TrainStep, build_optimizer, view_size
-from radio_core.distill.trainer import choose_device, open_run
-from radio_core.distill.views import ViewBatch, view_loader
+from radio_core.distill.shapes import view_size
+from radio_core.distill.step import TrainStep, build_optimizer
+from radio_core.distill.views import ViewBatch, Views, ViewSize, view_loader
+from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config
+from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+
+_RESOLUTION = 224
+_CACHED_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -23,8 +35,9 @@ class StepTimes:
     Attributes:
         group: name of the teacher group.
         batch_size: images a step.
-        data: reading and cropping the batch (overlapped by workers in training).
-        step: the whole step as the trainer runs it on a batch that is already read.
+        workers: processes that read images ahead of time.
+        data: reading and cropping a batch in one process.
+        step: the whole step as the trainer runs it, waiting for the data loader included.
         teachers: the teachers' forward passes.
         student: the student's forward and backward pass with the losses.
         optimizer: gradient clipping and AdamW.
@@ -32,6 +45,7 @@ class StepTimes:
 
     group: str
     batch_size: int
+    workers: int
     data: Timing
     step: Timing
     teachers: Timing
@@ -40,9 +54,12 @@ class StepTimes:
 
     @property
     def ratio(self) -> float:
-        """Step time over the sum of its parts: 1 is a trainer that costs nothing."""
+        """Step time over the sum of its parts: 1 is a trainer that costs nothing.
+
+        Reading is a part of it only where no worker reads ahead of time.
+        """
         parts = self.teachers.median + self.student.median + self.optimizer.median
-        return self.step.median / parts
+        return self.step.median / (parts + (0 if self.workers else self.data.median))
 
     @property
     def images_per_second(self) -> float:
@@ -51,16 +68,41 @@ class StepTimes:
 
     def as_json(self) -> dict[str, Any]:
         """Medians in milliseconds, spreads in percent, ratio and throughput."""
-        parts = ("data", "step", "teachers", "student", "optimizer")
+        parts = ("data", "teachers", "student", "optimizer", "step")
         row: dict[str, Any] = {"group": self.group, "batch_size": self.batch_size}
         for part in parts:
-            timing: Timing = getattr(self, part)
-            row[f"{part}_ms"] = round(1000 * timing.median, 2)
-            row[f"{part}_spread_percent"] = round(100 * timing.spread, 1)
+            row |= _as_json(part, getattr(self, part))
         return row | {
+            "workers": self.workers,
             "ratio": round(self.ratio, 4),
             "images_per_second": round(self.images_per_second, 1),
         }
+
+
+@dataclass(frozen=True)
+class CachedTimes:
+    """One group's step with its teachers online and from the cache, measured in turns.
+
+    Attributes:
+        group: name of the teacher group.
+        batch_size: images a step.
+        online: a step with the teachers, reading and cropping included.
+        cached: a step from the cache, reading it included.
+    """
+
+    group: str
+    batch_size: int
+    online: Timing
+    cached: Timing
+
+    def as_json(self) -> dict[str, Any]:
+        """Medians in milliseconds, spreads in percent, images a second, and their ratio."""
+        row: dict[str, Any] = {"group": self.group, "batch_size": self.batch_size}
+        for name in ("online", "cached"):
+            timing: Timing = getattr(self, name)
+            row |= _as_json(name, timing)
+            row[f"{name}_images_per_second"] = round(self.batch_size / timing.median, 2)
+        return row | {"speedup": round(self.online.median / self.cached.median, 2)}
 
 
 def bench_train_step(config: TrainConfig, repeats: int) -> list[StepTimes]:
@@ -72,43 +114,173 @@ def bench_train_step(config: TrainConfig, repeats: int) -> list[StepTimes]:
     """
     config = replace(config, cached_views=0)
     inputs = open_run(config, Console(stderr=True))
-    device = choose_device(config.device)
-    distiller = Distiller(config, {name: t.spec for name, t in inputs.teachers.items()})
-    distiller.to(device).train()
-    optimizer = build_optimizer(distiller, config)
-    step = TrainStep(config, distiller, optimizer, inputs.teachers, None)
-    groups = {group.name: group for stage in config.stages for group in stage.groups}
-    results = []
-    for group in groups.values():
-        size = view_size(group, inputs.teachers)
-        plan = iter([(_plan(group), size)])
-        began = time.perf_counter()
-        batch = next(iter(view_loader(inputs.views, plan, 0)))
-        data = time.perf_counter() - began
-        results.append(_time_group(step, batch, data, repeats))
-    return results
+    bench = _Bench(config, inputs.teachers, inputs.views)
+    return [bench.step_times(group, repeats) for group in _groups(config)]
 
 
-def _plan(group: GroupConfig) -> Step:
-    return Step(1, group, tuple(range(group.batch_size)))
+def bench_cached(
+    config: TrainConfig, repeats: int, teachers: Mapping[str, Teacher] | None = None
+) -> list[CachedTimes]:
+    """Time every group of a recipe online and from a cache, which is filled in a temporary folder.
+
+    Args:
+        config: the recipe; its own cache is left aside.
+        repeats: measured repetitions, after two for warming up.
+        teachers: take the place of those that the recipe names.
+
+    Raises:
+        ValueError: a group that cannot be cached.
+    """
+    console = Console(stderr=True)
+    count = _CACHED_BATCHES * max(group.batch_size for group in _groups(config))
+    with tempfile.TemporaryDirectory(prefix="radio-cache-") as folder:
+        config = replace(config, cached_views=count, cache_dir=Path(folder))
+        if teachers is None:
+            inputs = open_run(config, console, confirmed=True)
+            teachers, views, cache = inputs.teachers, inputs.views, inputs.cache
+            assert cache is not None
+        else:
+            source = open_source(config.data, config.data_weights, scenes=config.scenes)
+            views = Views(source, config.crop_scale, config.seed)
+            sizes = [max(group.resolutions) for group in _groups(config)]
+            size = max(*sizes, *(teacher.spec.input_size for teacher in teachers.values()))
+            cache = TeacherCache(
+                Path(folder), teachers, views, count, size, "bench", dtype=config.cache_dtype
+            )
+        console.print(cache.describe(), markup=False)
+        cache.fill()
+        bench = _Bench(config, teachers, views)
+        return [bench.cached_times(group, cache, repeats) for group in _groups(config)]
 
 
-def _time_group(step: TrainStep, batch: ViewBatch, data: float, repeats: int) -> StepTimes:
-    """Run step and parts in turns, so that a slower moment of the machine hits all alike."""
-    targets = step.targets(batch)
-
-    def student() -> None:
-        losses = step.losses(batch, targets)
-        totals = step.distiller.teacher_totals(losses)
-        step.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(totals.values())).sum().backward()
-
-    activities: dict[str, Activity] = {
-        "step": lambda: step(batch, step.config.lr),
-        "teachers": lambda: step.targets(batch),
-        "student": student,
-        "optimizer": lambda: step.apply_gradients(step.config.lr),
+def cached_setting() -> tuple[TrainConfig, dict[str, Teacher]]:
+    """A ViT-S/16 with random teachers of the size of a ViT-B/14 and a ViT-L/14, at 224 pixels."""
+    teachers: dict[str, Teacher] = {
+        "vit_b14": _RandomViT("ViT-B/14", "base"),
+        "vit_l14": _RandomViT("ViT-L/14", "large"),
     }
-    timings = time_in_turns(activities, repeats, device=step.device)
-    group = batch.step.group
-    return StepTimes(group.name, group.batch_size, Timing((data, data)), **timings)
+    group = GroupConfig(teachers=tuple(teachers), batch_size=4, resolutions=(_RESOLUTION,))
+    config = TrainConfig(
+        recipe="vit-s from vit-b/14 and vit-l/14",
+        student=vit_config("small"),
+        teachers={name: TeacherConfig(source="random") for name in teachers},
+        stages=(StageConfig(steps=1000, groups=(group,)),),
+        scenes=_CACHED_BATCHES * group.batch_size,
+        normalization="none",
+    )
+    return config, teachers
+
+
+class _RandomViT(Teacher):
+    """A ViT with fresh weights: its time is that of a trained one."""
+
+    def __init__(self, name: str, preset: str) -> None:
+        shape: ViTConfig = vit_config(preset, patch_size=14, grid_size=_RESOLUTION // 14)
+        width = shape.embed_dim
+        super().__init__(
+            TeacherSpec(
+                name=name,
+                input_size=_RESOLUTION,
+                mean=(0.5, 0.5, 0.5),
+                std=(0.25, 0.25, 0.25),
+                patch_size=14,
+                summary_dim=width,
+                feature_dim=width,
+                licence="",
+            )
+        )
+        self.vit = VisionTransformer(shape)
+        self.freeze()
+
+    def extract(self, images: Tensor) -> TeacherOutput:
+        output = self.vit(images)
+        return TeacherOutput(output.summary[:, 0], output.features)
+
+
+class _Bench:
+    """A run's step with its teachers online."""
+
+    def __init__(self, config: TrainConfig, teachers: Mapping[str, Teacher], views: Views) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.views = config, views
+        self.specs = {name: teacher.spec for name, teacher in teachers.items()}
+        device = choose_device(config.device)
+        distiller = Distiller(config, self.specs).to(device).train()
+        moved = {name: teacher.to(device) for name, teacher in teachers.items()}
+        self.step = TrainStep(config, distiller, build_optimizer(distiller, config), moved, None)
+
+    def step_times(self, group: GroupConfig, repeats: int) -> StepTimes:
+        """Run step and parts in turns, so that a slower moment of the machine hits all alike."""
+        step, planned = self.step, _steps(group)
+        loaded = self._loaded(group)
+        batch = next(loaded)
+        targets = step.targets(batch)
+
+        def data() -> None:
+            current = next(planned)
+            size = self._view_size(current)
+            torch.stack([self.views[(view, size)][0] for view in current.views])
+
+        def student() -> None:
+            losses = step.losses(batch, targets)
+            step.optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+
+        activities: dict[str, Activity] = {
+            "step": lambda: _run(step, next(loaded)),
+            "data": data,
+            "teachers": lambda: step.targets(batch),
+            "student": student,
+            "optimizer": lambda: step.apply_gradients(self.config.lr),
+        }
+        timings = time_in_turns(activities, repeats, device=step.device)
+        return StepTimes(group.name, group.batch_size, self.config.workers, **timings)
+
+    def cached_times(self, group: GroupConfig, cache: TeacherCache, repeats: int) -> CachedTimes:
+        """Run the step online and from the cache in turns, on the same student."""
+        online = self.step
+        cached = TrainStep(self.config, online.distiller, online.optimizer, {}, cache)
+        loaded, planned = self._loaded(group), _steps(group, cache.count)
+
+        def from_cache() -> None:
+            step = next(planned)
+            _run(cached, ViewBatch(step, cache.images(step.views), []))
+
+        activities: dict[str, Activity] = {
+            "online": lambda: _run(online, next(loaded)),
+            "cached": from_cache,
+        }
+        timings = time_in_turns(activities, repeats, device=online.device)
+        return CachedTimes(group.name, group.batch_size, **timings)
+
+    def _loaded(self, group: GroupConfig) -> Iterator[ViewBatch]:
+        """Batches out of the trainer's own data loader."""
+        sized = ((step, self._view_size(step)) for step in _steps(group))
+        return view_loader(self.views, sized, self.config.workers)
+
+    def _view_size(self, step: Step) -> ViewSize:
+        return view_size(step.group, self.specs, self.step.shape(step))
+
+
+def _run(step: TrainStep, batch: ViewBatch) -> None:
+    step([batch.step], [batch], step.config.lr)
+
+
+def _groups(config: TrainConfig) -> list[GroupConfig]:
+    """The different groups of a recipe."""
+    return list({group.name: group for s in config.stages for group in s.groups}.values())
+
+
+def _steps(group: GroupConfig, views: int | None = None) -> Iterator[Step]:
+    """Step after step of one group, each with views of its own, or round and round `views`."""
+    for number in itertools.count(1):
+        first = (number - 1) * group.batch_size
+        ids = range(first, first + group.batch_size)
+        yield Step(number, group, tuple(i if views is None else i % views for i in ids))
+
+
+def _as_json(name: str, timing: Timing) -> dict[str, float]:
+    return {
+        f"{name}_ms": round(1000 * timing.median, 2),
+        f"{name}_spread_percent": round(100 * timing.spread, 1),
+    }

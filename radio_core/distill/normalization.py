@@ -1,30 +1,72 @@
-"""Standardisation of teacher features, undone inside the saved heads."""
+"""Normalisation of teacher outputs by their statistics, undone inside the saved heads."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.utils import parametrize
 
-from radio_core.models.adaptors import Adaptor
+from radio_core.distill.config import TrainConfig
+from radio_core.distill.group_config import Normalization
+from radio_core.teachers import TeacherOutput, TeacherSpec
 
-_LEAST_SPREAD = 1e-6  # of a channel, relative to its mean: below it float32 holds a constant
+TOKENS_PER_IMAGE = 64
+"""Patch tokens of each image that a covariance is taken from."""
+
+LEAST_SPREAD = 1e-6
+"""Of a channel, relative to its mean: below it float32 holds a constant."""
+
+_TOKEN_STREAM = 9
 
 
 class FeatureStatistics:
-    """Streaming per-channel mean and variance of feature maps, accumulated in float64."""
+    """Streaming mean and variance or covariance of C channels, as sums in float64 on the CPU.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        covariance: keep sum y y^T [C, C] rather than its diagonal alone.
+    """
+
+    def __init__(self, channels: int, covariance: bool = False) -> None:
         self.count = 0
         self.total = torch.zeros(channels, dtype=torch.float64)
-        self.squares = torch.zeros(channels, dtype=torch.float64)
+        shape = (channels, channels) if covariance else (channels,)
+        self.squares = torch.zeros(shape, dtype=torch.float64)
+
+    @property
+    def has_covariance(self) -> bool:
+        """Whether `covariance` can be asked for."""
+        return self.squares.ndim == 2
 
     def update(self, features: Tensor) -> None:
-        """Add all positions of a map [B, C, h, w]."""
+        """Add all positions of a map [B, C, h, w], or vectors [B, C]."""
         values = features.detach().double().cpu().transpose(0, 1).flatten(1)  # [C, B*h*w]
         self.count += values.shape[1]
         self.total += values.sum(dim=1)
-        self.squares += values.square().sum(dim=1)
+        self.squares += values @ values.T if self.has_covariance else values.square().sum(dim=1)
 
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Mean [C] and standard deviation [C] in float32; a constant channel gets std 1.
+    def merge(self, other: "FeatureStatistics") -> None:
+        """Add what another part of the data gave."""
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+
+    def all_reduce(self) -> None:
+        """Add up over all processes of `torch.distributed`; every one then has the whole.
+
+        The sums travel, 8 C (C + 1) bytes at most, and never the features.
+        """
+        count = torch.tensor([self.count], dtype=torch.float64)
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        sums = torch.cat([count, self.total, self.squares.flatten()]).to(device)
+        distributed.all_reduce(sums)
+        count, total, squares = sums.cpu().split([1, len(self.total), self.squares.numel()])
+        self.count = int(count)
+        self.total, self.squares = total, squares.view_as(self.squares)
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """Mean [C] and variance [C] in float64.
 
         Raises:
             ValueError: nothing was added, or the features are not finite.
@@ -32,43 +74,193 @@ class FeatureStatistics:
         if self.count == 0:
             raise ValueError("no features to take statistics from")
         mean = self.total / self.count
-        variance = (self.squares / self.count - mean.square()).clamp(min=0)
+        squares = self.squares.diagonal() if self.has_covariance else self.squares
+        variance = (squares / self.count - mean.square()).clamp(min=0)
         if not torch.isfinite(variance).all():
             raise ValueError("the teacher's features are not finite")
-        std = variance.sqrt()
-        varies = std > _LEAST_SPREAD * mean.abs().clamp(min=1)
-        return mean.float(), torch.where(varies, std, 1.0).float()
+        return mean, variance
+
+    def covariance(self) -> Tensor:
+        """Covariance [C, C] in float64; the errors of `mean_and_variance`."""
+        assert self.has_covariance
+        mean, _ = self.mean_and_variance()
+        return self.squares / self.count - torch.outer(mean, mean)
 
 
-class Standardizer(nn.Module):
-    """(y - mean) / std per channel of a teacher's feature map; identity until it is fitted."""
+class Normalizer(nn.Module):
+    """Base class: an affine map of the channels of [B, C, ...], and its inverse.
+
+    Args:
+        channels: C.
+    """
 
     mean: Tensor
-    std: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
+
+    def fit(self, statistics: FeatureStatistics) -> str | None:
+        """Take over measured statistics; returns what the user should know of the result."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Teacher outputs [B, C, ...] to what the loss sees, same shape, float32."""
+        raise NotImplementedError
+
+    def scale_back(self, features: Tensor) -> Tensor:
+        """The linear part of `inverse`, on [B, C, ...]."""
+        raise NotImplementedError
+
+    def inverse(self, features: Tensor) -> Tensor:
+        """The way back to the teacher's numbers, on [B, C, ...]."""
+        return self.scale_back(features) + along_channels(self.mean.to(features), features)
+
+    @torch.no_grad()
+    def fold_into(self, last: nn.Linear) -> None:
+        """Change the last layer (W, b) of a head so that it gives outputs as the teacher's.
+
+        With y = A x + mean for `inverse`, the new layer is (A W, A b + mean).
+
+        Args:
+            last: of out_features = u * u * C, ordered (u, u, C) for an upsampling head; its
+                weight is no parametrisation (`fold_spectral` comes first).
+        """
+        assert not parametrize.is_parametrized(last)
+        channels = len(self.mean)
+        weight = last.weight.double().view(-1, channels, last.in_features)  # [u*u, C, in]
+        last.weight.copy_(self.scale_back(weight).view_as(last.weight))
+        last.bias.copy_(self.inverse(last.bias.double().view(-1, channels)).flatten())
+
+
+class Standardizer(Normalizer):
+    """(y - mean) / std of each channel; identity until it is fitted.
+
+    Args:
+        channels: C.
+        shared_scale: one std for all channels, the root of their mean variance ("global").
+    """
+
+    std: Tensor
+
+    def __init__(self, channels: int, shared_scale: bool = False) -> None:
+        super().__init__(channels)
+        self.shared_scale = shared_scale
         self.register_buffer("std", torch.ones(channels))
 
     def fit(self, statistics: FeatureStatistics) -> None:
-        """Take over measured statistics."""
-        mean, std = statistics.mean_and_std()
+        """Take over mean and variance; a constant channel gets std 1."""
+        mean, variance = statistics.mean_and_variance()
+        if self.shared_scale:
+            variance = variance.mean().expand_as(variance)
         self.mean.copy_(mean)
-        self.std.copy_(std)
+        self.std.copy_(spread(mean, variance))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, h, w] to the same shape with mean 0 and variance 1 per channel."""
-        return (features - self.mean[:, None, None]) / self.std[:, None, None]
+        """[B, C, ...] to the same shape; see `Normalizer.forward`."""
+        mean, std = along_channels(self.mean, features), along_channels(self.std, features)
+        return (features - mean) / std
 
-    @torch.no_grad()
-    def fold_into(self, adaptor: Adaptor) -> None:
-        """Change the last layer of the feature head so that it gives features as the teacher's.
+    def scale_back(self, features: Tensor) -> Tensor:
+        """Times std; see `Normalizer.scale_back`."""
+        return features * along_channels(self.std.to(features), features)
 
-        With last layer (W, b) the new one is (std W, std b + mean), row by row.
+
+class OutputStatistics:
+    """Statistics of those teacher outputs of a run that are normalised.
+
+    Attributes:
+        by_output: "<teacher>/features" or "<teacher>/summary" -> its statistics.
+
+    Args:
+        config: the run.
+        specs: adaptor name -> what is known of its teacher, the same on every process.
+    """
+
+    def __init__(self, config: TrainConfig, specs: Mapping[str, TeacherSpec]) -> None:
+        self.seed = config.seed
+        self.by_output: dict[str, FeatureStatistics] = {}
+        for output, kind in normalizations(config, specs).items():
+            if kind != "none":
+                channels = output_width(output, specs)
+                self.by_output[output] = FeatureStatistics(channels, kind == "phi_s")
+
+    def update(self, outputs: Mapping[str, TeacherOutput], views: tuple[int, ...]) -> None:
+        """Add what teachers say about a batch.
+
+        Args:
+            outputs: adaptor name -> output; teachers may be missing.
+            views: id of each view in the batch, which tokens are drawn by.
         """
-        last = adaptor.feature_head.output
-        repeats = last.out_features // len(self.mean)  # upsampling heads: (u, u, C)
-        std, mean = self.std.repeat(repeats), self.mean.repeat(repeats)
-        last.weight.mul_(std[:, None])
-        last.bias.mul_(std).add_(mean)
+        for output, statistics in self.by_output.items():
+            name, _, part = output.partition("/")
+            if name not in outputs:
+                continue
+            values = getattr(outputs[name], part)
+            if part == "features" and statistics.has_covariance:
+                values = sample_tokens(values, views, self.seed)
+            statistics.update(values)
+
+    def all_reduce(self) -> None:
+        """Add up over all processes of `torch.distributed`, if there are several."""
+        if distributed.is_available() and distributed.is_initialized():
+            for statistics in self.by_output.values():
+                statistics.all_reduce()
+
+
+def normalizations(
+    config: TrainConfig, specs: Mapping[str, TeacherSpec]
+) -> dict[str, Normalization]:
+    """How each output is normalised, as "<teacher>/features" and, where it is used, "/summary".
+
+    Raises:
+        ValueError: a summary is to be normalised, but the teacher has none.
+    """
+    kinds: dict[str, Normalization] = {}
+    for name, spec in specs.items():
+        teacher = config.teachers[name]
+        kinds[f"{name}/features"] = teacher.normalization or config.normalization
+        if spec.summary_dim is None and teacher.summary_normalization != "none":
+            raise ValueError(f"teacher {name} has no summary: summary_normalization must be none")
+        if spec.summary_dim is not None and teacher.summary_weight > 0:
+            kinds[f"{name}/summary"] = teacher.summary_normalization
+    return kinds
+
+
+def output_width(output: str, specs: Mapping[str, TeacherSpec]) -> int:
+    """Channels of "<teacher>/features" or "<teacher>/summary"."""
+    name, _, part = output.partition("/")
+    width = specs[name].feature_dim if part == "features" else specs[name].summary_dim
+    assert width is not None
+    return width
+
+
+def sample_tokens(features: Tensor, views: tuple[int, ...], seed: int) -> Tensor:
+    """`TOKENS_PER_IMAGE` positions of each map, drawn by (seed, view), without repetition.
+
+    Args:
+        features: [B, C, h, w].
+        views: B ids.
+        seed: of the run.
+
+    Returns:
+        [B, C, min(TOKENS_PER_IMAGE, h * w)].
+    """
+    tokens = features.flatten(2)  # [B, C, h*w]
+    positions = tokens.shape[-1]
+    chosen = [
+        np.random.default_rng((seed, _TOKEN_STREAM, view)).permutation(positions) for view in views
+    ]
+    index = torch.from_numpy(np.stack(chosen)[:, :TOKENS_PER_IMAGE]).to(features.device)
+    return tokens.gather(2, index[:, None].expand(-1, tokens.shape[1], -1))
+
+
+def along_channels(vector: Tensor, features: Tensor) -> Tensor:
+    """A vector [C] in a shape that lines up with the channels of [B, C, ...]."""
+    return vector.view(-1, *[1] * (features.ndim - 2))
+
+
+def spread(mean: Tensor, variance: Tensor) -> Tensor:
+    """Standard deviation of each variance; 1 where it is nothing but rounding of the mean."""
+    std = variance.sqrt()
+    return torch.where(std > LEAST_SPREAD * mean.abs().clamp(min=1), std, 1.0)

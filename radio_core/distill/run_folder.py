@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from radio_core.config_file import to_mapping, write_config
+from radio_core.data.images import ImageSource
+from radio_core.data.sources import data_layout
 from radio_core.distill.config import RUN_CONTROL, TrainConfig
 
 CONFIG_FILE = "config.yaml"
+DATA_FILE = "data.json"
 CACHE_FOLDER = "cache"
 METRICS_FILE = "metrics.jsonl"
 SKIPPED_FILE = "skipped.jsonl"
@@ -54,11 +57,26 @@ class RunFolder:
         if occupied and not config.override:
             _require_same(_read(stored), to_mapping(config))
 
-    def claim(self) -> None:
-        """Write the resolved config: from now on the folder is this run's."""
+    def check_data(self, source: ImageSource) -> None:
+        """Refuse to resume over other images: the samples would not be those of the run.
+
+        Raises:
+            ValueError: images were added to the data, or removed, since the run started.
+        """
+        before, now = _read_rows(self.path / DATA_FILE), _describe(source)
+        if before and before[0] != now and not self._config.override:
+            raise ValueError(
+                f"this run was started with other training data: {before[0].get('images')} images "
+                f"then, {now['images']} now. Restore it, or insist with --override"
+            )
+
+    def claim(self, source: ImageSource) -> None:
+        """Write the resolved config, and what its data is: from now on the folder is this run's."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_config(reusable(self._config), self._temporary)
         self._temporary.replace(self.path / CONFIG_FILE)
+        self._temporary.write_text(json.dumps(_describe(source)), encoding="utf-8")
+        self._temporary.replace(self.path / DATA_FILE)
 
     def add_skipped(self, entries: list[tuple[str, str]]) -> None:
         """List unreadable files in skipped.jsonl, each once."""
@@ -121,7 +139,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def reusable(config: TrainConfig) -> TrainConfig:
     """The config without what belongs to one start only, so that another run can take it up."""
-    return replace(config, resume=False, override=False, dry_run=False)
+    return replace(config, resume=False, override=False, dry_run=False, refresh_index=False)
+
+
+def _describe(source: ImageSource) -> dict[str, Any]:
+    return {"images": len(source), "layout": data_layout(source)}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -161,7 +183,7 @@ def _require_same(stored: Any, wanted: Any) -> None:
     differences = [
         f"{name}: {old!r} -> {new!r}"
         for name, (old, new) in sorted(_differences(stored, wanted).items())
-        if name.split(".")[0] not in RUN_CONTROL
+        if name.split(".")[0] not in RUN_CONTROL and not name.endswith(".rank_share")
     ]
     if differences:
         raise ValueError(

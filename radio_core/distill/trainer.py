@@ -10,35 +10,42 @@ from types import FrameType
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from radio_core.data.folder import ImageFiles
-from radio_core.distill.cache import CONFIRM_BYTES, TeacherCache
-from radio_core.distill.checkpoints import find_checkpoints, load_checkpoint, save_checkpoint
+from radio_core.data.sources import faults
+from radio_core.distill.checkpoints import (
+    Checkpoint,
+    DiskFullError,
+    disk_full_message,
+    find_checkpoints,
+    is_disk_full,
+    load_model,
+    load_optimizer,
+    save_checkpoint,
+    take_snapshot,
+)
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.distiller import Distiller, run_teachers
-from radio_core.distill.normalization import FeatureStatistics
-from radio_core.distill.run_folder import CACHE_FOLDER, MetricsLog, RunFolder
-from radio_core.distill.schedule import Schedule
-from radio_core.distill.step import TrainStep, build_optimizer, view_size
-from radio_core.distill.views import (
-    ViewBatch,
-    Views,
-    data_identity,
-    open_source,
-    to_unit,
-    view_loader,
+from radio_core.distill.distiller import Distiller
+from radio_core.distill.distributed import Ranks, join_ranks
+from radio_core.distill.execution import set_up_student
+from radio_core.distill.inputs import (
+    Inputs,
+    choose_device,
+    fill_cache,
+    measure,
+    open_run,
+    progress_bar,
 )
-from radio_core.teachers import Teacher, load_teacher
+from radio_core.distill.model_card import write_model_card
+from radio_core.distill.partition import Partition
+from radio_core.distill.run_folder import MetricsLog, RunFolder
+from radio_core.distill.schedule import Schedule, Step
+from radio_core.distill.shapes import view_size
+from radio_core.distill.step import NonFiniteLossError, TrainStep, build_optimizer
+from radio_core.distill.views import ViewBatch, view_loader
+from radio_core.distill.warm_start import warm_start
+from radio_core.models.spectral import iterate_spectral
 
-_STATISTICS_BATCH = 32
+_AVERAGE_ROUNDS = 32  # of power iteration, for averaged weights: u and v are those of the last ones
 
 
 @dataclass(frozen=True)
@@ -60,113 +67,144 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     """Distil a student as `config` says.
 
     Writes config.yaml, metrics.jsonl, checkpoints/ and, at the end, student/ in `config.out`.
-    Ctrl-C saves a checkpoint after the current step and returns.
+    Ctrl-C, or a SIGTERM as schedulers send it, saves a checkpoint after the current step and
+    returns. Started by torchrun or accelerate, the processes train one student together; rank 0
+    writes, and where one process fails all of them end.
 
     Raises:
         ValueError: the folder is in use, the data cannot be read, the config does not fit.
         NonFiniteLossError: a loss is not finite; the last checkpoint stays intact.
+        DiskFullError: there is no space for a checkpoint; the last one stays intact.
+        RankFailure: a process has failed or gone; the last checkpoint stays intact.
     """
-    console = console or Console(stderr=True)
+    with join_ranks(config.device, config.rank_timeout) as ranks:
+        shown = ranks.first and (console is None or not console.quiet)
+        console = (console or Console(stderr=True)) if shown else Console(quiet=True)
+        try:
+            return _train(config, console, ranks)
+        except (ValueError, NonFiniteLossError, DiskFullError) as error:
+            ranks.tell(error)
+            raise
+        except (OSError, RuntimeError) as error:
+            if ranks.size == 1:
+                raise
+            ranks.blame(error, _advice(config))
+
+
+def _advice(config: TrainConfig) -> str:
+    found = find_checkpoints(config.out / "checkpoints")
+    if not found:
+        return "There is no checkpoint yet"
+    return f"The last good checkpoint is {found[-1].path}: continue with --resume"
+
+
+def _train(config: TrainConfig, console: Console, ranks: Ranks) -> TrainResult:
     folder = RunFolder(config)
-    run = open_run(config, console)
+    run = open_run(config, console, ranks=ranks)
+    folder.check_data(run.views.source)
+    checkpoint = _newest_checkpoint(folder, ranks)
     torch.manual_seed(config.seed)
-    distiller = Distiller(config, {name: t.spec for name, t in run.teachers.items()})
+    distiller = Distiller(config, run.specs)
+    if checkpoint is not None:
+        load_model(checkpoint, distiller)
+        console.print(f"resuming after step {checkpoint.step}")
     distiller.to(choose_device(config.device)).train()
-    optimizer = build_optimizer(distiller, config)
-    checkpoints = find_checkpoints(folder.checkpoints)
-    start = 0
-    if checkpoints:
-        load_checkpoint(checkpoints[-1], distiller, optimizer)
-        start = checkpoints[-1].step
-        console.print(f"resuming after step {start}")
-    folder.claim()  # everything fits: only now is anything written
-    if isinstance(run.views.source, ImageFiles):
-        folder.add_skipped(list(run.views.source.skipped))
+    ranks.gather(None)  # everything fits, for everyone: only now is anything written
+    if ranks.first:
+        folder.claim(run.views.source)
+        folder.add_skipped(faults(run.views.source))
     if run.cache is not None:
-        folder.add_skipped(fill_cache(run.cache, console))
-    if not checkpoints and config.standardize:
-        distiller.fit_standardizers(measure(config, run))
-    step = TrainStep(config, distiller, optimizer, run.teachers, run.cache)
-    schedule = Schedule(config, len(run.views.source))
-    return _Run(step, folder, run.views, console).go(schedule, start)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run reads: its teachers, its views, and the cache of both when it has one."""
-
-    teachers: dict[str, Teacher]
-    views: Views
-    cache: TeacherCache | None
-
-
-def open_run(config: TrainConfig, console: Console, confirmed: bool = False) -> Inputs:
-    """Open data and teachers of a run; its cache is not filled yet.
-
-    Raises:
-        ValueError: the data cannot be read, or the cache would be larger than 10 GB and that was
-            not `confirmed`.
-    """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    views = Views(open_source(config.data, config.scenes), config.crop_scale, config.seed)
-    device = choose_device(config.device)
-    teachers = {name: load_teacher(t.source).to(device) for name, t in config.teachers.items()}
-    if config.cached_views == 0:
-        return Inputs(teachers, views, None)
-    size = max(view_size(g, teachers) for stage in config.stages for g in stage.groups)
-    cache = TeacherCache(
-        config.cache_dir or config.out / CACHE_FOLDER,
-        teachers,
-        views,
-        config.cached_views,
-        size,
-        data_identity(config.data, views.source),
-    )
-    gigabytes = cache.layout.num_bytes / 1e9
-    console.print(
-        f"teacher outputs of {cache.count} views take {gigabytes:.2f} GB in {cache.folder}"
-    )
-    if cache.layout.num_bytes > CONFIRM_BYTES and cache.done == 0 and not confirmed:
-        raise ValueError(
-            f"the teacher cache would take {gigabytes:.1f} GB: fill it first with "
-            "`radio cache-teachers RECIPE --yes`, or lower --cached-views"
+        skipped = fill_cache(run.cache, console, (ranks.rank, ranks.size))
+        everyones = [entry for entries in ranks.gather(skipped) for entry in entries]
+        folder.add_skipped(everyones if ranks.first else [])
+    if checkpoint is None:
+        for note in distiller.fit_standardizers(measure(config, run, ranks)):
+            console.print(note)
+        if config.init_from is not None:
+            for line in warm_start(distiller, config.init_from).lines():
+                console.print(line, markup=False)
+    set_up_student(distiller.student, config, ranks)
+    optimizer = build_optimizer(distiller, config)
+    step = TrainStep(config, distiller, optimizer, run.teachers, run.cache, ranks)
+    if checkpoint is not None:
+        load_optimizer(checkpoint, distiller, optimizer, step.average)
+    if step.statistics and (ranks.size > 1 or config.accumulate > 1):
+        console.print(
+            "note: this student has BatchNorm, which sees one micro-batch of one process at a "
+            "time: results depend on accumulate and on the number of processes"
         )
-    return Inputs(teachers, views, cache)
+    return _Run(step, folder, run, console, ranks).go(checkpoint.step if checkpoint else 0)
+
+
+def _newest_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
+    found = find_checkpoints(folder.checkpoints)
+    steps = ranks.gather(found[-1].step if found else 0)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes see different checkpoints in {folder.checkpoints} (steps "
+            f"{', '.join(map(str, steps))} by rank): --out must be in a file system that all of "
+            "them share"
+        )
+    return found[-1] if found else None
 
 
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, step: TrainStep, folder: RunFolder, views: Views, console: Console) -> None:
-        self.config, self.step = step.config, step
-        self.folder, self.views, self.console = folder, views, console
+    def __init__(
+        self, step: TrainStep, folder: RunFolder, run: Inputs, console: Console, ranks: Ranks
+    ) -> None:
+        self.config, self.step, self.ranks = step.config, step, ranks
+        self.folder, self.run, self.console = folder, run, console
+        self.partition = Partition(self.config, ranks.rank, ranks.size)
 
-    def go(self, schedule: Schedule, start: int) -> TrainResult:
+    def go(self, start: int) -> TrainResult:
         """Steps start + 1 … last_step, with checkpoints; then the student."""
-        config, step = self.config, start
+        try:
+            return self._finish(self._steps(start))
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise DiskFullError(disk_full_message(self.folder.checkpoints)) from error
+
+    def _steps(self, start: int) -> int:
+        """Run the steps and return the number of the last one."""
+        config, number = self.config, start
+        schedule = Schedule(config, self.run.views.order)
         keep_last = start % config.log_every == 0 or start >= config.last_step
-        metrics = MetricsLog(self.folder.path, start, keep_last)
-        with _stop_on_interrupt() as stop, _progress(self.console) as progress:
+        metrics = MetricsLog(self.folder.path, start, keep_last) if self.ranks.first else None
+        with _stop_on_interrupt(self.ranks) as stop, progress_bar(self.console) as progress:
             bar = progress.add_task("training", total=config.last_step, completed=start, info="")
             began, images = time.monotonic(), 0
             try:
-                for batch in self._batches(schedule, start + 1):
-                    self.folder.add_skipped(batch.skipped)
-                    row = self.step(batch, schedule.learning_rate(batch.step.number))
-                    step, images = batch.step.number, images + len(batch.step.views)
+                for plan, batches, idle in self._work(schedule, start + 1):
+                    number = plan[0].number
+                    self.step.set_weight_decay(schedule.weight_decay(number))
+                    row = self.step(plan, batches, schedule.learning_rate(number), idle)
+                    images += sum(len(whole.views) for whole in plan)
                     speed = images / (time.monotonic() - began)
-                    if step % config.log_every == 0 or step == config.last_step:
+                    logged = number % config.log_every == 0 or number == config.last_step
+                    if metrics is not None and logged:
                         metrics.add(row, speed)
                     info = f"loss {row['loss']:.3f}  {speed:.0f} images/s"
-                    progress.update(bar, completed=step, info=info)
-                    if step % config.checkpoint_every == 0 or stop:
-                        self._save(step)
-                    if stop:
+                    progress.update(bar, completed=number, info=info)
+                    stopping = self._agree(batches, bool(stop))
+                    if number % config.checkpoint_every == 0 or stopping:
+                        self._save(number)
+                    if stopping:
                         break
             finally:
-                metrics.close()
-        return self._finish(step)
+                if metrics is not None:
+                    metrics.close()
+        return number
+
+    def _agree(self, batches: list[ViewBatch], stop: bool) -> bool:
+        """Note the unreadable files that any process met; whether any is asked to stop."""
+        skipped = [entry for batch in batches for entry in batch.skipped]
+        messages = self.ranks.gather((stop, skipped))
+        if self.ranks.first:
+            self.folder.add_skipped([entry for _, entries in messages for entry in entries])
+        return any(asked for asked, _ in messages)
 
     def _finish(self, step: int) -> TrainResult:
         if self.folder.num_skipped:
@@ -176,71 +214,54 @@ class _Run:
             self.console.print(f"interrupted after step {step}; continue with --resume")
             return TrainResult(step, None, self.folder.num_skipped)
         self._save(step)
-        student = self.step.distiller.export_student()
-        student.save_pretrained(self.folder.student, getattr(torch, self.config.student_dtype))
+        self._export()
         return TrainResult(step, self.folder.student, self.folder.num_skipped)
 
     def _save(self, step: int) -> None:
-        folder, keep = self.folder.checkpoints, self.config.keep_checkpoints
-        save_checkpoint(folder, step, self.step.distiller, self.step.optimizer, keep)
+        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
+        if self.ranks.first:
+            save_checkpoint(self.folder.checkpoints, step, snapshot, self.config.keep_checkpoints)
 
-    def _batches(self, schedule: Schedule, first: int) -> Iterator[ViewBatch]:
-        steps = (schedule.step(number) for number in range(first, self.config.last_step + 1))
-        cache, teachers = self.step.cache, self.step.teachers
+    def _export(self) -> None:
+        """Write the student: the moving average where there is one, else the last weights."""
+        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
+        if not self.ranks.first:
+            return
+        distiller = Distiller(self.config, self.run.specs)
+        distiller.load_state_dict({**snapshot.model, **snapshot.average})
+        if snapshot.average:
+            iterate_spectral(distiller, _AVERAGE_ROUNDS)
+        student = distiller.export_student()
+        student.save_pretrained(self.folder.student, getattr(torch, self.config.student_dtype))
+        done = self.config.last_step
+        write_model_card(self.folder.student, self.config, student.config, self.run.specs, done)
+
+    def _work(
+        self, schedule: Schedule, first: int
+    ) -> Iterator[tuple[tuple[Step, ...], list[ViewBatch], int]]:
+        """For each step: its whole batches, this process's micro-batches, and how many more of
+        these another process has where all must run as many."""
+        numbers = range(first, self.config.last_step + 1)
+        parts = (part for number in numbers for part in self._parts(schedule, number))
+        loaded = self._batches(parts)
+        for number in numbers:
+            plan, idle = schedule.batches(number), 0
+            batches = [next(loaded) for _ in self._parts(schedule, number)]
+            if self.step.gradients.sharded:
+                idle = self.partition.passes(schedule.stage(number), plan) - len(batches)
+            yield plan, batches, idle
+
+    def _parts(self, schedule: Schedule, number: int) -> list[Step]:
+        return self.partition.part(schedule.stage(number), schedule.batches(number))
+
+    def _batches(self, parts: Iterator[Step]) -> Iterator[ViewBatch]:
+        cache, specs = self.step.cache, self.run.specs
         if cache is not None:
-            for step in steps:
-                yield ViewBatch(step, cache.images(step.views), [])
+            for part in parts:
+                yield ViewBatch(part, cache.images(part.views), [])
         else:
-            sized = ((step, view_size(step.group, teachers)) for step in steps)
-            yield from view_loader(self.views, sized, self.config.workers)
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def fill_cache(cache: TeacherCache, console: Console) -> list[tuple[str, str]]:
-    """Fill a cache under a progress bar; returns (path, reason) of unreadable files."""
-    with _progress(console) as progress:
-        done = cache.done
-        bar = progress.add_task("teachers", total=cache.count, completed=done, info="")
-        return cache.fill(lambda done, _count: progress.update(bar, completed=done))
-
-
-def measure(config: TrainConfig, run: Inputs) -> dict[str, FeatureStatistics]:
-    """Per-channel statistics of every teacher's features over the first views."""
-    teachers, cache = run.teachers, run.cache
-    names = tuple(teachers)
-    statistics = {name: FeatureStatistics(teachers[name].spec.feature_dim) for name in names}
-    size = max(teacher.spec.input_size for teacher in teachers.values())
-    count = config.statistics_views if cache is None else min(config.statistics_views, cache.count)
-    for first in range(0, count, _STATISTICS_BATCH):
-        ids = tuple(range(first, min(first + _STATISTICS_BATCH, count)))
-        if cache is not None:
-            outputs = cache.outputs(ids, names)
-        else:
-            images = torch.stack([run.views[(view, size)][0] for view in ids])
-            device = teachers[names[0]].mean.device
-            outputs = run_teachers(teachers, names, to_unit(images.to(device)))
-        for name, output in outputs.items():
-            statistics[name].update(output.features)
-    return statistics
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[info]}"),
-        console=console,
-    )
+            sized = ((s, view_size(s.group, specs, self.step.shape(s))) for s in parts)
+            yield from view_loader(self.run.views, sized, self.config.workers)
 
 
 class _Stop:
@@ -253,21 +274,27 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C into a request to stop after the current step."""
+def _stop_on_interrupt(ranks: Ranks) -> Iterator[_Stop]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the current step.
+
+    A second Ctrl-C stops at once, unless there are other processes: launchers pass Ctrl-C on to
+    each of them, which already had it from the terminal.
+    """
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if stop.asked and number == signal.SIGINT and ranks.size == 1:
             raise KeyboardInterrupt
         stop.asked = True
 
+    signals = (signal.SIGINT, signal.SIGTERM)
     try:
-        previous = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: Ctrl-C is somebody else's business there
+        previous = {number: signal.signal(number, ask) for number in signals}
+    except ValueError:  # not the main thread: signals are somebody else's business there
         yield stop
         return
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -4,7 +4,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,23 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from radio_core.data.folder import ImageFiles
-from radio_core.data.images import ImageSource, UnreadableImage
-from radio_core.data.toyworld import ToyWorldImages
+from radio_core.data.images import ImageSource, RemoteSource, UnreadableImage
+from radio_core.data.mixture import read_image
+from radio_core.data.order import order_of
 from radio_core.data.transforms import apply_crop, sample_crop
 from radio_core.distill.schedule import Step
 
 Skipped = tuple[str, str]
-TOYWORLD = "toyworld"
+ViewSize = int | tuple[int, int]
+"""Pixels: the side of a square, or (height, width)."""
+ViewKey = tuple[int, ViewSize]
+"""(view id, size)."""
+RATIO = (3 / 4, 4 / 3)
+"""Lowest and highest aspect ratio of a crop, relative to that of the view."""
+MOST_ATTEMPTS = 1000
+"""Unreadable images in a row after which the data counts as lost."""
 
-
-def open_source(data: str, scenes: int) -> ImageSource:
-    """The images of a run: "toyworld" (`scenes` of them), or every image under a folder.
-
-    Raises:
-        ValueError: the folder is missing, unreadable or holds no readable image.
-    """
-    return ToyWorldImages(scenes) if data == TOYWORLD else ImageFiles(data)
+_AHEAD = 8192  # views ahead of their turn that remote shards are fetched, while others are read
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ViewBatch:
 
     Attributes:
         step: the step that it belongs to.
-        images: [B, 3, S, S] uint8, RGB.
+        images: [B, 3, H, W] uint8, RGB.
         skipped: (path, reason) of unreadable files whose place others took.
     """
 
@@ -47,51 +47,58 @@ class ViewBatch:
 
 
 class Views(Dataset[tuple[Tensor, list[Skipped]]]):
-    """View v of size S: a crop by (seed, v) of image v mod N, as [3, S, S] uint8.
+    """View v of size H x W: a crop by (seed, v) of an image, as [3, H, W] uint8.
 
-    The images are counted in a fixed random order, because folders are often sorted by class and
-    the first views serve as a sample of all. An unreadable image is replaced by the next readable
-    one, so that every view exists and a view is always the same.
+    Which image that is follows from the order of the samples (`radio_core.data.order`). A crop's
+    aspect ratio is random around that of H x W. An unreadable image is replaced by the next
+    readable one of that order, so that every view exists and a view is always the same.
+
+    Args:
+        source: of the images.
+        crop_scale: smallest and largest share of an image's area in a crop.
+        seed: of the order and the crops.
+
+    Attributes:
+        order: of the samples.
     """
 
     def __init__(self, source: ImageSource, crop_scale: tuple[float, float], seed: int) -> None:
         self.source = source
         self.crop_scale = crop_scale
         self.seed = seed
-        self._order = np.random.default_rng((seed, 6)).permutation(len(source))
+        self.order = order_of(source, seed)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, list[Skipped]]:
-        """The view for the key (view id, size), and which files were skipped on the way."""
+    def __getitem__(self, key: ViewKey) -> tuple[Tensor, list[Skipped]]:
+        """The view for a key, and which files were skipped on the way."""
         view, size = key
+        height, width = (size, size) if isinstance(size, int) else size
+        ratio = (RATIO[0] * width / height, RATIO[1] * width / height)
         skipped: list[Skipped] = []
-        for attempt in range(len(self.source)):
-            index = int(self._order[(view + attempt) % len(self.source)])
+        for index in islice(self.order.indices(view), MOST_ATTEMPTS):
             try:
-                image = self._read(index)
+                image = read_image(self.source, index)
             except UnreadableImage as error:
-                skipped.append((str(error.path), error.reason))
+                skipped.append((error.name, error.reason))
                 continue
+            if isinstance(self.source, RemoteSource) and self.source.is_remote:
+                self.source.prefetch(next(self.order.indices(view + _AHEAD)))
             rng = np.random.default_rng((self.seed, 4, view))
-            crop = sample_crop(image.height, image.width, self.crop_scale, generator=rng)
-            pixels = apply_crop(image, crop, size)
+            crop = sample_crop(image.height, image.width, self.crop_scale, ratio, generator=rng)
+            pixels = apply_crop(image, crop, (height, width))
             return (pixels * 255).round().clamp(0, 255).byte(), skipped
-        raise ValueError("no image of the training data can be read any more")
-
-    def _read(self, index: int):  # type: ignore[no-untyped-def]
-        # A folder's own record of skipped files would stay in a worker process: read() hands the
-        # error back instead.
-        if isinstance(self.source, ImageFiles):
-            return self.source.read(index)
-        return self.source.load(index)
+        name, reason = skipped[-1]
+        raise ValueError(
+            f"no image of the training data can be read any more; the last one: {name}: {reason}"
+        )
 
 
 def view_loader(
-    views: Views, steps: Iterator[tuple[Step, int]], workers: int
+    views: Views, steps: Iterator[tuple[Step, ViewSize]], workers: int
 ) -> Iterator[ViewBatch]:
     """Batches for (step, size) pairs, in order, read by `workers` processes ahead of time."""
     under_way: deque[Step] = deque()
 
-    def keys() -> Iterator[list[tuple[int, int]]]:
+    def keys() -> Iterator[list[ViewKey]]:
         for step, size in steps:
             under_way.append(step)
             yield [(view, size) for view in step.views]
@@ -101,31 +108,24 @@ def view_loader(
         batch_sampler=keys(),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=ignore_interrupts,
     )
     for images, skipped in loader:
         yield ViewBatch(under_way.popleft(), images, skipped)
 
 
-def to_unit(images: Tensor, size: int | None = None) -> Tensor:
-    """uint8 [B, 3, S, S] to float32 in [0, 1], resized (bilinear, antialiased) to `size`."""
+def to_unit(images: Tensor, size: ViewSize | None = None) -> Tensor:
+    """uint8 [B, 3, H, W] to float32 in [0, 1], resized (bilinear, antialiased) to `size`."""
     unit = images.float() / 255
-    if size is None or images.shape[-1] == size:
+    wanted = (size, size) if isinstance(size, int) else size
+    if wanted is None or images.shape[-2:] == wanted:
         return unit
     return F.interpolate(
-        unit, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        unit, size=wanted, mode="bilinear", align_corners=False, antialias=True
     ).clamp(0, 1)
 
 
-def data_identity(data: str, source: ImageSource) -> str:
-    """A string that changes when the training images do: part of a cache's key."""
-    if not isinstance(source, ImageFiles):
-        return f"{TOYWORLD}:{len(source)}"
-    sizes = [(source.relative_path(i), source.path(i).stat().st_size) for i in range(len(source))]
-    return f"{Path(data).resolve()}:{sizes}"
-
-
-def _ignore_interrupts(_worker: int) -> None:
+def ignore_interrupts(_worker: int) -> None:
     """Ctrl-C reaches every process; only the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

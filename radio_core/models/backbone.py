@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from radio_core.models.outputs import BackboneOutput
@@ -46,6 +47,11 @@ class Resolution(NamedTuple):
 def nearest_resolution(height: int, width: int, step: int) -> Resolution:
     """The valid size nearest to (height, width): each side a positive multiple of `step` pixels."""
     return Resolution(*(max(step, round(side / step) * step) for side in (height, width)))
+
+
+def any_size(*sides: int) -> bool:
+    """Whether a graph for images of any size is being traced: then sides must decide no branch."""
+    return any(isinstance(side, torch.SymInt) for side in sides)
 
 
 def check_images(images: Tensor, step: int) -> None:

@@ -9,7 +9,11 @@ import torch
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
 from radio_core.models.eradio import ERadioConfig
+from radio_core.models.timm_student import TimmConfig
 from radio_core.models.vit import ViTConfig
+
+BackboneConfig = ViTConfig | ERadioConfig | TimmConfig
+"""The shape of a student; `type` tells them apart in config.json."""
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[DtypeName, torch.dtype] = {
@@ -43,7 +47,7 @@ class RadioConfig:
     """
 
     name: str = ""
-    backbone: ViTConfig | ERadioConfig
+    backbone: BackboneConfig
     adaptors: tuple[AdaptorConfig, ...] = ()
     summary_idxs: tuple[int, ...] = (0,)
     mean: tuple[float, float, float] = CLIP_MEAN

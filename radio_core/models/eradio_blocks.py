@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from radio_core.models.backbone import any_size
 from radio_core.models.eradio_config import ERadioConfig
 from radio_core.models.windows import WindowGrid
 
@@ -281,12 +282,13 @@ class AttentionBlocks(nn.ModuleList):
         """[B, C, H, W] to the same shape."""
         step = self.window_size * self.max_ratio
         size = (x.shape[2], x.shape[3])
-        fitting = tuple(-(-side // step) * step for side in size)
-        if fitting != size:
+        fitting = tuple((side + step - 1) // step * step for side in size)
+        fits = not any_size(*size) and fitting == size
+        if not fits:
             x = F.interpolate(x, fitting, mode="nearest")
         for group in self:
             x = group(x, self.window_size)
-        return x if fitting == size else F.interpolate(x, size, mode="nearest")
+        return x if fits else F.interpolate(x, size, mode="nearest")
 
     def freeze_biases(self) -> None:
         """Keep the relative position biases of the present window size instead of recomputing."""

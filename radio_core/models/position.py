@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radio_core.models.backbone import any_size
+from radio_core.models.sample_draws import uniform
+
 Positions = Literal["cpe", "grid", "fixed", "dinov2"]
 """How the stored R x R grid serves an image of h x w patches.
 
@@ -86,19 +89,19 @@ class PatchGenerator(nn.Module):
     def positions(self, batch: int, rows: int, cols: int) -> Tensor:
         """Positions of rows x cols patches: [1, rows*cols, C], or [B, rows*cols, C] in training.
 
-        Training draws from torch's global random generator.
+        Training draws from torch's global random generator (see `sample_draws`).
 
         Raises:
             ValueError: another size than the grid's own with "fixed" positions.
         """
-        if (rows, cols) == (self.grid_size, self.grid_size):
+        if not any_size(rows, cols) and (rows, cols) == (self.grid_size, self.grid_size):
             positions: Tensor = self.pos_embed
         else:
             field = self.pos_embed.float().unflatten(1, (self.grid_size, self.grid_size))
             field = self._fitted(field.permute(0, 3, 1, 2), batch, rows, cols)
             positions = field.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         if self.training and self.dropout > 0:
-            keep = torch.rand(batch, 1, 1, device=positions.device) > self.dropout
+            keep = uniform(batch, 1, 1, device=positions.device) > self.dropout
             positions = torch.where(keep, positions, 0)
         return positions
 
@@ -113,18 +116,30 @@ class PatchGenerator(nn.Module):
             return self._fit_top_left(field, rows, cols)
         if self.training:
             return _random_crops(field, batch, rows, cols)
-        side = max(rows, cols)
-        return self._resize(field, side, side)[..., :rows, :cols]
+        side = torch.sym_max(rows, cols)
+        return _corner(self._resize(field, side, side), rows, cols)
 
     def _fit_top_left(self, field: Tensor, rows: int, cols: int) -> Tensor:
         """The top-left corner of the grid [1, C, R, R], stretched only where R is too small."""
-        field = field[..., :rows, :cols]
-        return field if field.shape[-2:] == (rows, cols) else self._resize(field, rows, cols)
+        sides = [torch.sym_min(side, self.grid_size) for side in (rows, cols)]
+        field = _corner(field, *sides)
+        fits = not any_size(rows, cols) and field.shape[-2:] == (rows, cols)
+        return field if fits else self._resize(field, rows, cols)
 
     def _resize(self, field: Tensor, rows: int, cols: int) -> Tensor:
         return F.interpolate(
             field, size=(rows, cols), mode="bilinear", align_corners=self.align_corners
         )
+
+
+def _corner(field: Tensor, rows: int, cols: int) -> Tensor:
+    """The top-left corner of a map [1, C, R, R]: [1, C, rows, cols]."""
+    if not any_size(rows, cols):
+        return field[..., :rows, :cols]
+    # A view's layout would depend on the sizes; torch would fix the graph to one of its cases.
+    for dim, length in ((2, rows), (3, cols)):
+        field = field.index_select(dim, torch.arange(length, device=field.device))
+    return field
 
 
 def _random_crops(field: Tensor, batch: int, rows: int, cols: int) -> Tensor:
@@ -134,10 +149,10 @@ def _random_crops(field: Tensor, batch: int, rows: int, cols: int) -> Tensor:
     [3/4, 4/3], applied to both sides as the released models were trained.
     """
     device = field.device
-    scale = torch.empty(batch, device=device).uniform_(MIN_CROP_SIDE, 1)
-    aspect = torch.empty(batch, device=device).uniform_(-MAX_LOG_ASPECT, MAX_LOG_ASPECT).exp()
+    scale = MIN_CROP_SIDE + (1 - MIN_CROP_SIDE) * uniform(batch, device=device)
+    aspect = (MAX_LOG_ASPECT * (2 * uniform(batch, device=device) - 1)).exp()
     extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # [B, (x, y)]
-    offset = torch.rand(batch, 2, device=device) * (1 - extent)
+    offset = uniform(batch, 2, device=device) * (1 - extent)
     x = torch.linspace(0, 1, cols, device=device) * extent[:, :1] + offset[:, :1]  # [B, cols]
     y = torch.linspace(0, 1, rows, device=device) * extent[:, 1:] + offset[:, 1:]  # [B, rows]
     points = torch.stack(

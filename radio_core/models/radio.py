@@ -17,12 +17,13 @@ from radio_core.models.checkpoint import (
     write_checkpoint,
 )
 from radio_core.models.conditioner import InputConditioner
-from radio_core.models.config import DTYPES, RadioConfig
+from radio_core.models.config import DTYPES, BackboneConfig, RadioConfig
 from radio_core.models.eradio import ERadio, ERadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
 from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
 from radio_core.models.outputs import BackboneOutput, RadioOutput
 from radio_core.models.spectral import folded_state_dict
+from radio_core.models.timm_student import TimmConfig, TimmStudent
 from radio_core.models.vit import VisionTransformer, ViTConfig
 
 FeatureFormat = Literal["NLC", "NCHW"]
@@ -95,7 +96,7 @@ class RadioModel(nn.Module):
 
     @property
     def num_summary_tokens(self) -> int:
-        """Tokens in front of the features: class tokens and registers; 1 for E-RADIO."""
+        """Tokens in front of the features: class tokens and registers; 1 where there are none."""
         backbone = self.config.backbone
         if not isinstance(backbone, ViTConfig):
             return 1
@@ -107,6 +108,8 @@ class RadioModel(nn.Module):
         backbone = self.config.backbone
         if isinstance(backbone, ViTConfig) and backbone.positions == "fixed":
             return Resolution(*2 * (backbone.grid_size * backbone.patch_size,))
+        if isinstance(backbone, TimmConfig) and backbone.pyramid.fixed:
+            return Resolution(*2 * (backbone.resolution_step,))
         return nearest_resolution(height, width, self.min_resolution_step)
 
     def switch_to_deploy(self) -> "RadioModel":
@@ -212,7 +215,7 @@ class RadioModel(nn.Module):
         backbone, normalizer = self.backbone, self.intermediate_normalizer
         if not isinstance(backbone, VisionTransformer):
             raise ValueError(
-                "forward_intermediates needs a transformer; E-RADIO has no such blocks"
+                "forward_intermediates needs our transformer; this backbone has no such blocks"
             )
         options = (aggregation, stop_early, self.window_size, normalizer, norm_alpha_scheme)
         layers = collect_layers(backbone, self._normalised(images), indices, *options)
@@ -343,6 +346,8 @@ class RadioModel(nn.Module):
         """
         with torch.device("meta"):
             model = cls(config)
+        if isinstance(config.backbone, TimmConfig):
+            model.backbone = build_backbone(config.backbone)  # it has buffers that no file holds
         model.conditioner = InputConditioner(config.mean, config.std)
         load_strictly(model, state, where)
         for module in (model.backbone, model.feature_normalizer, model.intermediate_normalizer):
@@ -351,9 +356,11 @@ class RadioModel(nn.Module):
         return model.eval()
 
 
-def build_backbone(config: ViTConfig | ERadioConfig) -> VisionTransformer | ERadio:
+def build_backbone(config: BackboneConfig) -> VisionTransformer | ERadio | TimmStudent:
     """A student with fresh weights."""
-    return ERadio(config) if isinstance(config, ERadioConfig) else VisionTransformer(config)
+    if isinstance(config, ERadioConfig):
+        return ERadio(config)
+    return TimmStudent(config) if isinstance(config, TimmConfig) else VisionTransformer(config)
 
 
 def _formatted(output: RadioOutput, feature_fmt: FeatureFormat) -> RadioOutput:

@@ -4,7 +4,7 @@ Zhai et al. 2023; keeps attention from collapsing into few tokens in long traini
 into plain weights when a model is saved.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,51 @@ def apply_spectral(
         training = layer.training
         parametrize.register_parametrization(layer.eval(), "weight", spectral)
         layer.train(training)
+
+
+@torch.no_grad()
+def iterate_spectral(
+    module: nn.Module, rounds: int = 1, whole: Callable[[Tensor], Tensor] = lambda weight: weight
+) -> None:
+    """Improve u and v of every reparametrised layer inside `module`, in place.
+
+    From then on its forward passes leave u and v alone until the next call, whatever their mode:
+    the weights are then the same however often and wherever a step runs the model (micro-batches,
+    recomputed activations, several processes).
+
+    Args:
+        module: any module.
+        rounds: power iterations.
+        whole: gives the whole of a weight that is sharded over processes.
+    """
+    for _, _, original, spectral in _spectral_layers(module):
+        weight = whole(original).float()
+        spectral.eval()
+        parts = [part for part in spectral.modules() if isinstance(part, SpectralWeight)]
+        for part, rows in zip(parts, weight.chunk(len(parts)), strict=True):
+            for _ in range(rounds):
+                part.iterate(rows)
+
+
+@torch.no_grad()
+def set_weight(layer: nn.Linear, weight: Tensor) -> None:
+    """Give a linear layer this weight [out, in], in place, reparametrised or not.
+
+    A spectral reparametrisation starts anew, so that W_hat = W.
+    """
+    if not parametrize.is_parametrized(layer, "weight"):
+        layer.weight.copy_(weight)
+        return
+    for _, _, original, spectral in _spectral_layers(layer):
+        original.copy_(weight)
+        fresh: nn.Module
+        if isinstance(spectral, SpectralChunks):
+            part = spectral.parts[0]
+            assert isinstance(part, SpectralWeight)
+            fresh = SpectralChunks(original, len(spectral.parts), part.eps)
+        else:
+            fresh = SpectralWeight(original, spectral.eps)
+        spectral.load_state_dict(fresh.state_dict())
 
 
 def fold_spectral(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from radio_core.models.backbone import check_images
 from radio_core.models.block import Block, FeedForward
@@ -109,6 +110,7 @@ class ViTConfig:
 _PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"embed_dim": 128, "depth": 5, "num_heads": 2, "num_registers": 2}
     | {"patch_size": 8, "grid_size": 32, "stem": "conv", "num_windowed": 2},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
     "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
     "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
     "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
@@ -120,7 +122,7 @@ def vit_config(preset: str, *, patch_size: int | None = None, **overrides: Any) 
     """The configuration of a usual size.
 
     Args:
-        preset: "tiny" (toy world), "base", "large" or "huge".
+        preset: "tiny" (toy world), "small", "base", "large" or "huge".
         patch_size: pixels; None for the preset's own (8 for tiny, 16 otherwise).
         overrides: any field of `ViTConfig`.
 
@@ -152,7 +154,12 @@ class TokenStates(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """A ViT for any resolution, with several class tokens, registers and optional windows."""
+    """A ViT for any resolution, with several class tokens, registers and optional windows.
+
+    Attributes:
+        activation_checkpointing: keep no activations inside the blocks for the backward pass, but
+            compute them again there.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -161,6 +168,7 @@ class VisionTransformer(nn.Module):
         self.patch_size = config.patch_size
         self.num_summary_tokens = config.num_summary_tokens
         self.num_prefix_tokens = config.num_prefix_tokens
+        self.activation_checkpointing = False
         width = config.embed_dim
         stem: nn.Module
         if config.stem == "conv":
@@ -242,7 +250,10 @@ class VisionTransformer(nn.Module):
                     tokens = windows.cut(patches)
             elif windows is not None and prefix is not None:
                 tokens, prefix = torch.cat([prefix, windows.join(tokens)], dim=1), None
-            tokens = block(tokens)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
             if i in collect:
                 collected.append(self._row_major(tokens, prefix, windows))
         return TokenStates(self._row_major(tokens, prefix, windows), collected, (rows, cols))

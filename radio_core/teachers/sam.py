@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,6 +15,7 @@ from radio_core.config_file import from_mapping
 from radio_core.extras import require
 from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec, UnknownTeacher
 from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.sources import misfit_of_torch
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -51,7 +53,8 @@ def load_sam(source: str, checkpoint: str | Path | None = None) -> "Sam":
     try:
         sam.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"the weights do not fit SAM {source}: {error}") from error
+        wrong = misfit_of_torch(f"sam:{source}", checkpoint or folder / WEIGHTS_FILE, error)
+        raise wrong or ValueError(f"the weights do not fit SAM {source}: {error}") from error
     model: Sam = sam.eval()
     return model
 
@@ -69,6 +72,9 @@ def _read_weights(path: Path) -> Any:
 
 class SamTeacher(Teacher):
     """No summary; features [B, F, h, w] are those that SAM's own neck takes.
+
+    Other sizes than its own are possible: relative positions are interpolated by segment_anything
+    itself, absolute ones here.
 
     Args:
         name: name of the teacher.
@@ -89,6 +95,7 @@ class SamTeacher(Teacher):
                 summary_dim=None,
                 feature_dim=projection.out_channels,
                 licence=licence,
+                flexible=True,
             )
         )
         self.sam = sam
@@ -99,10 +106,19 @@ class SamTeacher(Teacher):
         encoder = self.sam.image_encoder
         tokens = encoder.patch_embed(images)
         if encoder.pos_embed is not None:
-            tokens = tokens + encoder.pos_embed
+            tokens = tokens + _resized(encoder.pos_embed, tokens.shape[1], tokens.shape[2])
         for block in encoder.blocks:
             tokens = block(tokens)
         return TeacherOutput(None, tokens.permute(0, 3, 1, 2))
+
+
+def _resized(positions: Tensor, rows: int, columns: int) -> Tensor:
+    """A position embedding [1, h, w, F] for a grid of rows x columns."""
+    if positions.shape[1:3] == (rows, columns):
+        return positions
+    grid = positions.permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
+    return grid.permute(0, 2, 3, 1)
 
 
 def _unit(pixels: Tensor) -> tuple[float, float, float]:

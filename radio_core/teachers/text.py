@@ -3,8 +3,7 @@
 import pickle
 import string
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from radio_core.extras import require
 from radio_core.teachers.base import UnknownTeacher
 from radio_core.teachers.open_clip import Tokenizer, create_open_clip, split_model
 from radio_core.teachers.registry import toy_teacher_folder
+from radio_core.teachers.transformers_files import quiet
 
 SIGLIP2_REPOSITORIES = {
     "siglip2-g-384": "google/siglip2-giant-opt-patch16-384",
@@ -210,7 +210,7 @@ def _load_siglip2(place: str | Path) -> TextTower:
     if config.model_type not in _TEXT_MODELS:
         raise ValueError(f"it is a {config.model_type!r} model, not {' or '.join(_TEXT_MODELS)}")
     text_model = getattr(transformers, _TEXT_MODELS[config.model_type])
-    with _quiet(transformers.utils.logging, bars=not folder.exists()):
+    with quiet(transformers.utils.logging, bars=not folder.exists()):
         model, report = text_model.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, **options
         )
@@ -220,24 +220,6 @@ def _load_siglip2(place: str | Path) -> TextTower:
             f"its text weights are missing: {', '.join(sorted(report['missing_keys']))}"
         )
     return Siglip2Text(model.float(), tokenizer)
-
-
-@contextmanager
-def _quiet(logging: Any, bars: bool) -> Iterator[None]:
-    """Keep transformers from listing the vision weights that are left out on purpose.
-
-    Its progress bars are wanted for a download, not for a file that is already there.
-    """
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _cannot_load(source: str, path: str | Path | None, error: Exception) -> str:

@@ -5,6 +5,7 @@ huggingface_hub. A file that is fetched is never run.
 """
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 from radio_core.zoo.releases import Release
@@ -41,18 +42,19 @@ def fetch_release(release: Release) -> Path:
         return Path(hub.hf_hub_download(repo, file))
     except Exception as error:  # any, since the HTTP client's own ones cannot be named
         raise DownloadError(
-            f"cannot fetch {file} of {repo}: {_reason(error, repo)}. On another machine, either "
-            f"download {url} and give the path of that file instead of the name, or run "
+            f"cannot fetch {file} of {repo}: {why_not_fetched(error, repo)}. On another machine, "
+            f"either download {url} and give the path of that file instead of the name, or run "
             f"`hf download {repo} {file}` and copy {_cache_folder(repo).name} from its hub cache "
             f"to {_cache_folder(repo)}"
         ) from error
 
 
-def fetch_repository(hub_id: str) -> Path:
+def fetch_repository(hub_id: str, also: Sequence[str] = ()) -> Path:
     """A directory with the config.json and the safetensors files of a hub repository.
 
     Args:
         hub_id: "owner/name", or "owner/name@revision" with a branch, tag or commit.
+        also: patterns of further files, fetched where the repository has them.
 
     The hub is asked for the newest files of the revision; where it cannot be reached, those in the
     cache are used.
@@ -68,14 +70,16 @@ def fetch_repository(hub_id: str) -> Path:
     patterns = list(REPOSITORY_FILES)
     try:
         folder = Path(
-            hub.snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
+            hub.snapshot_download(
+                repo, revision=revision or None, allow_patterns=[*patterns, *also]
+            )
         )
     except Exception as error:  # as above
         page = f"{hub.constants.ENDPOINT}/{repo}/tree/{revision or 'main'}"
         raise DownloadError(
-            f"cannot fetch {' and '.join(patterns)} of {hub_id}: {_reason(error, repo)}. On "
-            f"another machine, either download them from {page} and give the path of their folder "
-            f"instead, or run `hf download {repo}` and copy {place.name} from its hub cache to "
+            f"cannot fetch {' and '.join(patterns)} of {hub_id}: {why_not_fetched(error, repo)}. "
+            f"On another machine, either download them from {page} and give the path of their "
+            f"folder instead, or run `hf download {repo}` and copy {place.name} from its hub cache to "
             f"{place}"
         ) from error
     for pattern in patterns:
@@ -96,14 +100,14 @@ def _cache_folder(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
-def _reason(error: Exception, repo: str) -> str:
+def why_not_fetched(error: Exception, repo: str) -> str:
     """Why a file could not be fetched, in one line."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{repo}"
     cause = error.__cause__
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, Exception):
-        return _reason(cause, repo)
+        return why_not_fetched(cause, repo)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "it is not in the hub cache, and HF_HUB_OFFLINE forbids to ask the hub"
     if isinstance(error, errors.GatedRepoError):

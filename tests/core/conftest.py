@@ -1,8 +1,11 @@
 """Tiny teachers of the real classes, in their real formats, and a run that learns from them."""
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import multiprocessing
+import multiprocessing.process
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,78 @@ import pytest
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.models.vit import vit_config
+
+PREPARE = """
+import os, sys
+os.environ.update(environment)
+sys.stdout = sys.stderr = os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT), "w", 1)
+import torch
+torch.set_num_threads(1)
+"""
+
+
+@dataclass
+class RankProcess:
+    """One process of a run, as a launcher would have started it.
+
+    Attributes:
+        process: the process.
+        log: file of what it writes to stdout and stderr.
+    """
+
+    process: multiprocessing.process.BaseProcess
+    log: Path
+
+    @property
+    def text(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text() if self.log.is_file() else ""
+
+    def join(self, timeout: float = 120) -> int:
+        """Wait for its end and return the exit code; killed and None-like -9 if it hangs."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            pytest.fail(f"a process hangs; it wrote:\n{self.text}")
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+
+@pytest.fixture(scope="session")
+def rank_server() -> Any:
+    """A process with everything imported, from which ranks are forked without delay."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["radio_core.distill.trainer", "open_clip", "transformers"])
+    return context
+
+
+@pytest.fixture
+def start_ranks(rank_server: Any, tmp_path: Path) -> Callable[..., list[RankProcess]]:
+    """start(code, size, **names): run code in `size` processes with torchrun's environment."""
+
+    def start(code: str, size: int, **names: Any) -> list[RankProcess]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        ranks = []
+        for rank in range(size):
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            log = tmp_path / f"rank{rank}-{port}.log"
+            space = {"environment": environment, "log": str(log), **names}
+            process = rank_server.Process(target=exec, args=(PREPARE + code, space))
+            process.start()
+            ranks.append(RankProcess(process, log))
+        return ranks
+
+    return start
+
 
 CLIP = {
     "model_cfg": {
@@ -114,11 +189,11 @@ def tiny_teachers(clip_folder: Path, dino_folder: Path, sam_folder: Path) -> dic
 @pytest.fixture
 def tiny_run(tiny_teachers: dict[str, str], tmp_path: Path) -> Callable[..., TrainConfig]:
     """A run of 20 steps in two stages with every feature on; keywords replace its fields."""
-    low = GroupConfig(teachers=("clip", "dino_v2"), batch_size=4, resolution=32, rate=2.0)
+    low = GroupConfig(teachers=("clip", "dino_v2"), batch_size=4, resolutions=(32,), rate=2.0)
     high = GroupConfig(
         teachers=("sam",),
         batch_size=2,
-        resolution=64,
+        resolutions=(64,),
         window_sizes=(2, 4),
         window_probability=0.7,
     )
@@ -146,3 +221,62 @@ def tiny_run(tiny_teachers: dict[str, str], tmp_path: Path) -> Callable[..., Tra
         return replace(config, **changes)
 
     return run
+
+
+def picture(number: int) -> bytes:
+    """A small PNG file of one shade of grey, its number."""
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (12, 10), (number,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def make_shard() -> Callable[..., Path]:
+    """make_shard(path, numbers): a tar of samples with a picture and a caption each."""
+    import io
+    import tarfile
+
+    def make(path: Path, numbers: Iterable[int]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for number in numbers:
+                for ending, content in (("png", picture(number)), ("txt", b"a caption")):
+                    member = tarfile.TarInfo(f"{number:06d}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_folder() -> Callable[..., Path]:
+    """make_folder(path, numbers): PNG files of one shade each, in sub-folders of ten."""
+
+    def make(path: Path, numbers: Iterable[int]) -> Path:
+        for number in numbers:
+            file = path / f"{number // 10}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture(number))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_parquet() -> Callable[..., Path]:
+    """make_parquet(path, numbers): a file with pictures in the column "image"."""
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra 'train'")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra 'train'")
+
+    def make(path: Path, numbers: Iterable[int], column: str = "image") -> Path:
+        rows = [{"bytes": picture(number), "path": None} for number in numbers]
+        table = pyarrow.table({"number": list(range(len(rows))), column: rows})
+        parquet.write_table(table, path)
+        return path
+
+    return make

@@ -1,18 +1,33 @@
-"""Teacher outputs on disk: equal to fresh ones, continued after an interruption, keyed by all."""
+"""Teacher outputs on disk: as exact as promised, continued after an interruption, keyed by all."""
 
 import json
+import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
 
+from radio_core.commands import UsageError
+from radio_core.commands.cache_teachers import main as cache_teachers
+from radio_core.config_file import write_config
 from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
 from radio_core.distill.cache import CacheLayout, TeacherCache
+from radio_core.distill.cache.codec import decode, downsample, encode
+from radio_core.distill.cache.shards import write_shard
+from radio_core.distill.config import StageConfig, TrainConfig
+from radio_core.distill.inputs import open_run
+from radio_core.distill.run_folder import read_metrics
+from radio_core.distill.trainer import train
 from radio_core.distill.views import Views, to_unit
+from radio_core.models.checkpoint import read_weights
 from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
 
@@ -45,7 +60,7 @@ class ConvTeacher(Teacher):
         return TeacherOutput(summary if self.spec.summary_dim else None, features)
 
 
-def make(folder: Path, count: int = 150, seed: int = 0, **changes: object) -> TeacherCache:
+def make(folder: Path, count: int = 50, seed: int = 0, **changes: object) -> TeacherCache:
     teachers: dict[str, Teacher] = {
         "a": ConvTeacher(),
         "b": ConvTeacher(replace(SPEC, summary_dim=None, input_size=24), seed=1),
@@ -56,26 +71,98 @@ def make(folder: Path, count: int = 150, seed: int = 0, **changes: object) -> Te
 
 
 def files(cache: TeacherCache) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in cache.folder.glob("*.npy")}
+    return {path.name: path.read_bytes() for path in sorted(cache.folder.glob("shard-*"))}
 
 
-def test_cached_outputs_are_the_teachers_own_rounded_to_float16(tmp_path: Path) -> None:
-    cache = make(tmp_path)
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 16 views, so that few views make several."""
+    monkeypatch.setattr("radio_core.distill.cache.layout._MAX_SHARD_VIEWS", 16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_stored_outputs_are_the_teachers_own_within_the_rounding(
+    tmp_path: Path, dtype: str
+) -> None:
+    cache = make(tmp_path, dtype=dtype)
     assert cache.fill() == []
-    views = (149, 3, 3, 70)
+    assert sorted(files(cache)) == [f"shard-{i:06d}.safetensors" for i in range(4)]
+    views = (49, 3, 3, 20, 47)
     images = torch.stack([cache.views[(view, 24)][0] for view in views])
     assert torch.equal(cache.images(views), images)
     outputs = cache.outputs(views, ("b", "a"))
     assert list(outputs) == ["b", "a"]
     for name, output in outputs.items():
-        fresh = cache.teachers[name](to_unit(images))
+        fresh = cache.teachers[name](to_unit(images)).features
+        spread = fresh.amax((2, 3), keepdim=True) - fresh.amin((2, 3), keepdim=True)
+        bound = {"float32": 1e-5, "float16": fresh.abs() * 2**-11 + 1e-5, "int8": spread / 508}
         assert output.features.dtype == torch.float32
-        torch.testing.assert_close(output.features, fresh.features, rtol=1e-3, atol=1e-4)
-        assert torch.equal(output.features, output.features.half().float())
-    torch.testing.assert_close(
-        outputs["a"].summary, cache.teachers["a"](to_unit(images)).summary, rtol=1e-3, atol=1e-4
-    )
+        assert ((output.features - fresh).abs() <= bound[dtype] + 1e-5).all()
+    wanted = cache.teachers["a"](to_unit(images)).summary
+    torch.testing.assert_close(outputs["a"].summary, wanted, rtol=1e-3, atol=1e-4)
     assert outputs["b"].summary is None
+
+
+def test_the_error_of_what_is_stored_is_measured_and_kept(tmp_path: Path) -> None:
+    rms = {}
+    for dtype in ("float32", "float16", "int8"):
+        cache = make(tmp_path, dtype=dtype)
+        cache.fill()
+        errors = make(tmp_path, dtype=dtype).errors()
+        assert list(errors) == ["a", "b"]
+        assert errors["a"].worst >= errors["a"].rms
+        rms[dtype] = errors["a"].rms
+        ids = range(50)
+        images = torch.stack([cache.views[(view, 24)][0] for view in ids])
+        fresh = cache.teachers["a"](to_unit(images)).features
+        restored = cache.outputs(ids, ["a"])["a"].features
+        spread = (fresh - fresh.mean((0, 2, 3), keepdim=True)).square().sum((0, 2, 3))
+        ratio = ((restored - fresh).square().sum((0, 2, 3)) / spread).mean().sqrt()
+        assert errors["a"].rms == pytest.approx(float(ratio), rel=0.3, abs=1e-7)
+    assert rms["float32"] == 0 < rms["float16"] < 1e-3 < rms["int8"] < 1e-2
+    coarse = make(tmp_path, downsample=2)
+    coarse.fill()
+    assert coarse.errors()["a"].rms > 0.1  # what averaging loses counts too
+
+
+def test_int8_is_exact_to_half_a_level_even_beside_a_large_mean() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(3, 4, 6, 6) * torch.tensor([1e-3, 1, 50, 0])[:, None, None]
+    features += torch.tensor([0, 40.0, -300, 7])[:, None, None]
+    stored = encode(features, "int8")
+    assert stored[""].dtype == torch.int8
+    spread = features.amax((2, 3), keepdim=True) - features.amin((2, 3), keepdim=True)
+    rounding = features.abs() * 1e-6
+    assert ((decode(stored) - features).abs() <= spread / 508 + rounding).all()
+
+
+def test_downsampling_averages_squares_of_cells() -> None:
+    features = torch.arange(36.0).reshape(1, 1, 6, 6)
+    assert downsample(features, 2)[0, 0, 0, 0] == (0 + 1 + 6 + 7) / 4
+    assert downsample(features, 1) is features
+    assert downsample(torch.rand(2, 3, 5, 7), 2).shape == (2, 3, 3, 4)
+
+
+def test_a_downsampled_cache_serves_smaller_maps(tmp_path: Path) -> None:
+    cache = make(tmp_path, downsample=2, dtype="float32")
+    cache.fill()
+    image = cache.images([5])
+    fresh = cache.teachers["b"](to_unit(image)).features
+    stored = cache.outputs([5], ["b"])["b"].features
+    torch.testing.assert_close(stored, downsample(fresh, 2))
+
+
+def test_images_are_kept_at_the_students_size(tmp_path: Path) -> None:
+    cache = make(tmp_path, image_size=8, count=3)
+    cache.fill()
+    wanted = to_unit(torch.stack([cache.views[(view, 24)][0] for view in range(3)]), 8)
+    assert cache.images(range(3)).shape == (3, 3, 8, 8)
+    assert (cache.images(range(3)).float() / 255 - wanted).abs().max() <= 0.5001 / 255
+    whole = make(tmp_path, count=3)
+    whole.fill()
+    torch.testing.assert_close(
+        cache.outputs([1], ["b"])["b"].features, whole.outputs([1], ["b"])["b"].features
+    )
 
 
 def test_an_interrupted_fill_goes_on_and_ends_alike(
@@ -83,26 +170,108 @@ def test_an_interrupted_fill_goes_on_and_ends_alike(
 ) -> None:
     whole, broken = make(tmp_path / "whole"), make(tmp_path / "broken")
     whole.fill()
-    store = TeacherCache._store
 
-    def stop(self: TeacherCache, name: str, first: int, last: int, output: TeacherOutput) -> None:
-        store(self, name, first, last, output)
-        if (name, first) == ("a", 64):
+    def stop(path: Path, *rest: object) -> None:
+        if path.name == "shard-000002.safetensors":
             raise KeyboardInterrupt
+        write_shard(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TeacherCache, "_store", stop)
+    monkeypatch.setattr("radio_core.distill.cache.store.write_shard", stop)
     with pytest.raises(KeyboardInterrupt):
         broken.fill()
     monkeypatch.undo()
+    monkeypatch.setattr("radio_core.distill.cache.layout._MAX_SHARD_VIEWS", 16)
     again = make(tmp_path / "broken")
-    assert (broken.done, again.done) == (64, 64)
+    assert (broken.done, again.done) == (32, 32)
     reports: list[tuple[int, int]] = []
     again.fill(lambda done, count: reports.append((done, count)))
-    assert reports == [(128, 150), (150, 150)]
+    assert reports == [(48, 50), (50, 50)]
     assert files(again) == files(whole)
     reports.clear()
     make(tmp_path / "broken").fill(lambda done, count: reports.append((done, count)))
     assert reports == []
+
+
+def test_what_a_killed_process_left_is_cleaned_up(tmp_path: Path) -> None:
+    cache = make(tmp_path, count=4)
+    cache.folder.mkdir()
+    old, young = cache.folder / ".shard-000000.safetensors.a.tmp", cache.folder / ".b.tmp"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    cache.fill()
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_several_fillers_share_one_cache(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole")
+    whole.fill()
+    parts = [make(tmp_path / "parts") for _ in range(3)]
+    fillers = [
+        threading.Thread(target=part.fill, kwargs={"part": (number, 3)})
+        for number, part in enumerate(parts)
+    ]
+    for filler in fillers:
+        filler.start()
+    for filler in fillers:
+        filler.join()
+    assert files(parts[0]) == files(whole)
+    assert parts[0].done == 50
+
+
+def test_a_part_fills_every_nth_shard(tmp_path: Path) -> None:
+    cache = make(tmp_path)
+    cache.fill(part=(1, 2))
+    assert sorted(files(cache)) == ["shard-000001.safetensors", "shard-000003.safetensors"]
+    with pytest.raises(FileNotFoundError, match=r"no .*shard-000000.*fill it with radio cache-te"):
+        cache.images([0])
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    alone, helped = make(tmp_path / "alone"), make(tmp_path / "helped")
+    alone.fill()
+    helped.fill(workers=1)
+    assert files(alone) == files(helped)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "text", "other"])
+def test_a_damaged_shard_is_named_with_the_fix(tmp_path: Path, damage: str) -> None:
+    cache = make(tmp_path)
+    cache.fill()
+    path = cache.folder / "shard-000001.safetensors"
+    content = path.read_bytes()
+    other = (cache.folder / "shard-000003.safetensors").read_bytes()
+    broken = {"truncate": content[:-100], "empty": b"", "text": b"no shard " * 99, "other": other}
+    path.write_bytes(broken[damage])
+    again = make(tmp_path)
+    for use in (lambda: again.images([17]), again.fill, again.errors):
+        with pytest.raises(ValueError, match=r"shard-000001\.safetensors .*delete it and run"):
+            use()
+    again.images([1])  # the others still serve
+    path.unlink()
+    again.fill()
+    assert path.read_bytes() == content
+
+
+def test_a_full_disk_leaves_the_complete_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make(tmp_path)
+
+    def full(tensors: object, path: Path, **options: object) -> None:
+        if "000001" in path.name:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("radio_core.distill.cache.shards.save_file", full)
+    with pytest.raises(OSError, match=r"cannot write .*No space left.*make room and run the same"):
+        cache.fill()
+    assert sorted(path.name for path in cache.folder.iterdir()) == [
+        "key.json",
+        "shard-000000.safetensors",
+    ]
 
 
 def test_unreadable_files_are_remembered_by_the_cache(tmp_path: Path) -> None:
@@ -113,7 +282,7 @@ def test_unreadable_files_are_remembered_by_the_cache(tmp_path: Path) -> None:
     views = Views(ImageFiles(photos), (0.4, 1.0), 0)
     teachers: dict[str, Teacher] = {"a": ConvTeacher()}
     for _ in range(2):  # the second finds everything done
-        cache = TeacherCache(tmp_path / "cache", teachers, views, 130, 24, "photos")
+        cache = TeacherCache(tmp_path / "cache", teachers, views, 40, 24, "photos")
         assert cache.fill() == [(str(photos / "bad.png"), "empty file")]
 
 
@@ -123,8 +292,11 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path: Path) -> None
     one = base.teachers["a"]
     others = [
         make(tmp_path, seed=1),
-        make(tmp_path, count=151),
+        make(tmp_path, count=51),
         make(tmp_path, size=32),
+        make(tmp_path, image_size=16),
+        make(tmp_path, dtype="int8"),
+        make(tmp_path, downsample=2),
         make(tmp_path, identity="other"),
         make(tmp_path, teachers={"a": one}),
         make(tmp_path, teachers={"a": one, "b": ConvTeacher(seed=7)}),
@@ -139,28 +311,119 @@ def test_whatever_changes_the_content_changes_the_folder(tmp_path: Path) -> None
 def test_weights_fingerprint_sees_every_weight_and_its_name() -> None:
     layer, twin = ConvTeacher(), ConvTeacher()
     assert weights_fingerprint(layer) == weights_fingerprint(twin)
-    twin.layer.bias[2] += 1e-6
+    twin.layer.weight[2] += 1e-6
     assert weights_fingerprint(layer) != weights_fingerprint(twin)
     half = ConvTeacher().half()
     assert weights_fingerprint(half) != weights_fingerprint(layer)
 
 
-def test_layout_and_size_on_disk(tmp_path: Path) -> None:
-    cache = make(tmp_path, count=20)
-    wanted = 20 * (3 * 24 * 24 + 2 * 5 * 4 * 4 + 2 * 6 + 2 * 5 * 6 * 6)
-    assert cache.layout.num_bytes == wanted
+@pytest.mark.parametrize(
+    ("dtype", "factor", "view_bytes"),
+    [
+        ("float16", 1, 3 * 24 * 24 + 2 * 5 * 4 * 4 + 2 * 6 + 2 * 5 * 6 * 6),
+        ("float32", 1, 3 * 24 * 24 + 4 * 5 * 4 * 4 + 4 * 6 + 4 * 5 * 6 * 6),
+        ("int8", 2, 3 * 24 * 24 + 5 * 2 * 2 + 5 * 8 + 2 * 6 + 5 * 3 * 3 + 5 * 8),
+    ],
+)
+def test_the_size_on_disk_is_known_beforehand(
+    tmp_path: Path, dtype: str, factor: int, view_bytes: int
+) -> None:
+    cache = make(tmp_path, count=20, dtype=dtype, downsample=factor)
+    assert cache.num_bytes == 20 * view_bytes
     cache.fill()
-    arrays = {path.stem: np.load(path, mmap_mode="r") for path in cache.folder.glob("*.npy")}
-    assert {name: (array.dtype.type, array.shape) for name, array in arrays.items()} == (
-        CacheLayout.of(cache.teachers, 20, 24).arrays
-    )
-    assert sum(array.nbytes for array in arrays.values()) == wanted
+    size = sum(len(content) for content in files(cache).values())
+    headers = 2 * 2000
+    assert cache.num_bytes < size < cache.num_bytes + headers
     key = json.loads((cache.folder / "key.json").read_text())
     assert key["teachers"]["a"]["name"] == "conv"
 
 
-def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_the_description_says_what_costs_most(tmp_path: Path) -> None:
+    text = make(tmp_path, count=1000).describe()
+    assert "of 1000 views take" in text
+    assert "(images 76 %, a 8 %, b 16 %)" in text
+    assert "the images cost most: 24 pixels" in text
+    assert "cost most" not in make(tmp_path, image_size=8).describe()
+
+
+def test_large_views_make_shards_of_few() -> None:
+    big = replace(SPEC, input_size=1024, patch_size=16, feature_dim=1280, summary_dim=None)
+    layout = CacheLayout.of({"sam": big}, 1024, "float16", 1)
+    assert layout.view_bytes == 3 * 1024**2 + 2 * 1280 * 64 * 64
+    assert 10 < layout.shard_views < 25
+
+
+def test_what_a_type_cannot_hold_is_refused(tmp_path: Path) -> None:
     cache = make(tmp_path, teachers={"a": ConvTeacher(factor=1e6)}, count=4)
     with pytest.raises(ValueError, match="teacher a: features that float16 cannot hold"):
         cache.fill()
     assert cache.done == 0
+    teachers = {"a": ConvTeacher(replace(SPEC, summary_dim=None), factor=1e6)}
+    wide = make(tmp_path, teachers=teachers, count=4, dtype="int8")
+    wide.fill()
+    assert wide.errors()["a"].rms < 0.01
+
+
+def test_training_from_the_cache_equals_training_with_the_teachers(
+    tiny_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """Epochs of the same whole images: from float32 to rounding, from fewer bits nearly."""
+    base = tiny_run(crop_scale=(1.0, 1.0), scenes=12, max_steps=None)
+    high = replace(base.stages[1].groups[1], resolutions=(64,))
+    low = replace(base.stages[0].groups[0], resolutions=(64,))
+    base = replace(base, stages=(StageConfig(steps=8, groups=(low, high)),), warmup_steps=2)
+    console = Console(quiet=True)
+
+    def run(name: str, **changes: object) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        config = replace(base, out=tmp_path / name, **changes)  # type: ignore[arg-type]
+        result = train(config, console)
+        assert result.student is not None
+        return read_metrics(config.out / "metrics.jsonl"), read_weights(result.student)
+
+    rows, weights = run("online")
+    assert len(rows) == 8
+    for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3), ("int8", 2e-3)):
+        cached, learnt = run(dtype, cached_views=12, cache_dtype=dtype)
+        for row, same in zip(rows, cached, strict=True):
+            assert same == pytest.approx(row, abs=tolerance)
+        if dtype == "float32":
+            for name, wanted in weights.items():
+                torch.testing.assert_close(learnt[name], wanted, rtol=0, atol=1e-4)
+        else:
+            assert cached != rows
+
+
+def test_a_large_cache_wants_to_be_confirmed(
+    tiny_run: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("radio_core.distill.inputs.CONFIRM_BYTES", 1000)
+    config = tiny_run(cached_views=10)
+    with pytest.raises(ValueError, match=r"would take .* --yes.*--cache-dtype int8"):
+        open_run(config, Console(quiet=True))
+    assert open_run(config, Console(quiet=True), confirmed=True).cache is not None
+
+
+def test_the_command_fills_a_part_and_refuses_a_wrong_one(
+    tiny_run: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_config(tiny_run(cached_views=40, cache_dir=tmp_path / "cache"), tmp_path / "tiny.yaml")
+    options = ["toy", "--config", str(tmp_path / "tiny.yaml"), "--cache-dtype", "int8"]
+    for part, done in (("1/3", 16), ("0/3", 32), ("2/3", 40)):
+        assert cache_teachers([*options, "--part", part]) == 0
+        shown = capsys.readouterr()
+        assert f"{done} of 40 views" in shown.out
+        assert "stored features in int8 have an error" in " ".join(shown.err.split())
+    for part in ("3/3", "1", "a/b", "-1/2"):
+        with pytest.raises(UsageError, match="--part must be R/N with R from 0 to N - 1"):
+            cache_teachers([*options, "--part", part])
+
+
+def test_under_torchrun_each_process_fills_its_part(
+    tiny_run: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tiny_run(cached_views=40, cache_dir=tmp_path / "cache"), tmp_path / "tiny.yaml")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cache_teachers(["toy", "--config", str(tmp_path / "tiny.yaml")]) == 0
+    shards = sorted(path.name for path in (tmp_path / "cache").rglob("shard-*"))
+    assert shards == ["shard-000001.safetensors"]

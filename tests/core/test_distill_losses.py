@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from radio_core.distill.losses import align_grids, cosine_distance, feature_loss
+from radio_core.distill.group_config import FeatureLoss, SummaryLoss
+from radio_core.distill.losses import align_grids, cosine_distance, distance, feature_loss
 
 
 def test_cosine_distance_by_hand() -> None:
@@ -33,6 +34,46 @@ def test_feature_loss_is_a_weighted_sum_of_cosine_and_smooth_l1() -> None:
     for alpha, beta in ((0.9, 0.1), (1.0, 0.0), (0.0, 2.0)):
         wanted = alpha * (1 - cosine).mean() + beta * smooth
         assert feature_loss(student, teacher, alpha, beta).item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("cosine", [1 - 8.5 / (5 * 3.25**0.5), 1.0]),
+        ("mse", [(9 + 2.25) / 2, (0.25 + 0) / 2]),
+        ("l1", [(3 + 1.5) / 2, 0.5 / 2]),
+        ("smooth_l1", [(2.5 + 1.0) / 2, 0.125 / 2]),
+    ],
+)
+def test_plain_losses_by_hand_and_by_sample(kind: SummaryLoss, wanted: list[float]) -> None:
+    student = torch.tensor([[4.0, 3.0], [0.5, 0.0]])
+    teacher = torch.tensor([[1.0, 1.5], [0.0, 0.0]])
+    by_sample = distance(kind, student, teacher, per_sample=True)
+    assert by_sample.tolist() == pytest.approx(wanted)
+    assert distance(kind, student, teacher).item() == pytest.approx(sum(wanted) / 2)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "cosine", "mse", "l1", "smooth_l1"])
+def test_feature_losses_of_samples_are_those_of_batches_of_one(kind: FeatureLoss) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 2, 7)
+    by_sample = feature_loss(student, teacher, 0.9, 0.1, kind, per_sample=True)
+    alone = [feature_loss(student[i : i + 1], teacher[i : i + 1], 0.9, 0.1, kind) for i in range(3)]
+    torch.testing.assert_close(by_sample, torch.stack(alone))
+    whole = feature_loss(student, teacher, 0.9, 0.1, kind)
+    torch.testing.assert_close(by_sample.mean(), whole)
+
+
+def test_a_feature_loss_compares_vectors_of_channels() -> None:
+    student = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    teacher = torch.tensor([4.0, 3.0]).reshape(1, 2, 1, 1)
+    values = {
+        kind: feature_loss(student, teacher, 0.9, 0.1, kind).item()
+        for kind in ("cosine", "mse", "l1", "smooth_l1", "mixed")
+    }
+    wanted = {"cosine": 1 - 24 / 25, "mse": 1, "l1": 1, "smooth_l1": 0.5}
+    wanted["mixed"] = 0.9 * wanted["cosine"] + 0.1 * 0.5
+    assert values == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,99 @@
-"""Standardised teacher features and their way back through the saved heads."""
+"""Statistics of teacher outputs, standardised features and their way back through saved heads."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
-from radio_core.distill.normalization import FeatureStatistics, Standardizer
-from radio_core.models.adaptors import Adaptor, AdaptorConfig
-from radio_core.models.heads import HeadConfig
-from radio_core.models.outputs import BackboneOutput
+from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
+from radio_core.distill.normalization import (
+    TOKENS_PER_IMAGE,
+    FeatureStatistics,
+    OutputStatistics,
+    Standardizer,
+    normalizations,
+    sample_tokens,
+)
+from radio_core.models.vit import vit_config
+from radio_core.teachers import TeacherOutput, TeacherSpec
 
 
-def fitted(features: torch.Tensor) -> Standardizer:
-    statistics = FeatureStatistics(features.shape[1])
+def measured(features: torch.Tensor, covariance: bool = False) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1], covariance)
     statistics.update(features)
-    standardizer = Standardizer(features.shape[1])
-    standardizer.fit(statistics)
+    return statistics
+
+
+def fitted(features: torch.Tensor, shared_scale: bool = False) -> Standardizer:
+    standardizer = Standardizer(features.shape[1], shared_scale)
+    standardizer.fit(measured(features))
     return standardizer
 
 
 def test_statistics_of_batches_are_those_of_all_values() -> None:
     values = np.random.default_rng(0).normal([5, -300, 0], [2, 0.5, 1e-3], (7, 4, 6, 3))
     features = torch.from_numpy(values).permute(0, 3, 1, 2).float()
-    statistics = FeatureStatistics(3)
-    for part in features.split(3):
-        statistics.update(part)
-    mean, std = statistics.mean_and_std()
     flat = features.double().transpose(0, 1).flatten(1).numpy()
-    np.testing.assert_allclose(mean.numpy(), flat.mean(1), rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(std.numpy(), flat.std(1), rtol=1e-4)
-    assert mean.dtype == std.dtype == torch.float32
+    for covariance in (False, True):
+        statistics, merged = (FeatureStatistics(3, covariance) for _ in range(2))
+        for part in features.split(3):
+            statistics.update(part)
+            merged.merge(measured(part, covariance))
+        for found in (statistics, merged):
+            mean, variance = found.mean_and_variance()
+            np.testing.assert_allclose(mean.numpy(), flat.mean(1), rtol=1e-9)
+            np.testing.assert_allclose(variance.numpy(), flat.var(1), rtol=1e-3)
+            assert mean.dtype == variance.dtype == torch.float64
+    np.testing.assert_allclose(
+        statistics.covariance().numpy(), np.cov(flat, bias=True), rtol=1e-3, atol=1e-9
+    )
 
 
-def test_the_result_has_mean_0_and_variance_1() -> None:
+def test_vectors_count_like_maps_of_one_position() -> None:
+    vectors = torch.randn(9, 4)
+    flat, maps = measured(vectors, covariance=True), measured(vectors[..., None, None])
+    assert flat.count == maps.count == 9
+    torch.testing.assert_close(flat.mean_and_variance(), maps.mean_and_variance())
+
+
+def reduce_half(rank: int, store: str, features: torch.Tensor, out: str) -> None:
+    distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    statistics = measured(features[rank * 2 : rank * 2 + 2 + rank], covariance=True)
+    statistics.all_reduce()
+    if rank == 1:
+        torch.save((statistics.count, *statistics.mean_and_variance()), out)
+    distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_statistics_of_all(tmp_path: Path) -> None:
+    features, out = torch.randn(5, 6, 3, 3) * 4 + 2, str(tmp_path / "sums.pt")
+    arguments = (str(tmp_path / "store"), features, out)
+    spawn(reduce_half, arguments, nprocs=2)
+    whole = measured(features, covariance=True)
+    count, *moments = torch.load(out, weights_only=True)
+    assert count == whole.count == 45
+    torch.testing.assert_close(tuple(moments), whole.mean_and_variance())
+
+
+def test_standard_gives_every_channel_mean_0_and_variance_1() -> None:
     features = torch.randn(6, 5, 8, 8) * torch.arange(1, 6)[:, None, None] - 3
     result = fitted(features)(features).transpose(0, 1).flatten(1)
     torch.testing.assert_close(result.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(result.std(1, correction=0), torch.ones(5))
+
+
+def test_global_gives_every_channel_mean_0_and_keeps_their_ratios() -> None:
+    features = torch.randn(6, 2, 8, 8) * torch.tensor([3.0, 4.0])[:, None, None] - 3
+    standardizer = fitted(features, shared_scale=True)
+    result = standardizer(features).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(result.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    before = features.transpose(0, 1).flatten(1).var(1, correction=0)
+    torch.testing.assert_close(result.var(1, correction=0), before / before.mean())
+    assert standardizer.std[0] == standardizer.std[1]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1234.567, 3e4])
@@ -47,33 +105,101 @@ def test_a_constant_channel_becomes_zero_and_not_noise(value: float) -> None:
 
 def test_without_features_or_with_broken_ones_there_are_no_statistics() -> None:
     with pytest.raises(ValueError, match="no features"):
-        FeatureStatistics(2).mean_and_std()
-    statistics = FeatureStatistics(2)
-    statistics.update(torch.full((1, 2, 1, 1), float("nan")))
-    with pytest.raises(ValueError, match="not finite"):
-        statistics.mean_and_std()
+        FeatureStatistics(2).mean_and_variance()
+    for covariance in (False, True):
+        with pytest.raises(ValueError, match="not finite"):
+            measured(torch.full((1, 2, 1, 1), float("nan")), covariance).mean_and_variance()
 
 
 def test_not_fitted_it_changes_nothing() -> None:
     features = torch.randn(2, 3, 4, 4)
     assert torch.equal(Standardizer(3)(features), features)
+    assert torch.equal(Standardizer(3)(features[..., 0, 0]), features[..., 0, 0])
 
 
-@pytest.mark.parametrize("upsample", [1, 2, 3])
-def test_a_folded_head_speaks_in_the_teachers_own_numbers(upsample: int) -> None:
-    torch.manual_seed(0)
-    config = AdaptorConfig(
-        name="t", features=HeadConfig(out_dim=5, hidden_dim=8), upsample=upsample
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("shared_scale", [False, True])
+def test_a_folded_layer_gives_the_inverse_of_what_it_gave(copies: int, shared_scale: bool) -> None:
+    features = torch.randn(2, 5, 4, 4) * torch.rand(5, 1, 1) * 9 + torch.arange(5.0)[:, None, None]
+    standardizer = fitted(features, shared_scale)
+    torch.testing.assert_close(standardizer.inverse(standardizer(features)), features)
+    layer, inputs = nn.Linear(7, copies * 5), torch.randn(3, 7)
+    before = layer(inputs).view(-1, 5)
+    standardizer.fold_into(layer)
+    after = layer(inputs).view(-1, 5)
+    torch.testing.assert_close(after, standardizer.inverse(before))
+    torch.testing.assert_close(after, before * standardizer.std + standardizer.mean)
+
+
+def test_sampled_tokens_follow_from_seed_and_view() -> None:
+    features = torch.arange(3 * 2 * 90).reshape(3, 2, 9, 10).float()
+    tokens = sample_tokens(features, (4, 7, 9), seed=1)
+    assert tokens.shape == (3, 2, TOKENS_PER_IMAGE)
+    # Whole tokens, each at most once: the second channel lies 90 above the first.
+    assert torch.equal(tokens[:, 1], tokens[:, 0] + 90)
+    assert all(len(set(row.tolist())) == TOKENS_PER_IMAGE for row in tokens[:, 0])
+    assert torch.equal(sample_tokens(features[1:2], (7,), seed=1), tokens[1:2])
+    assert not torch.equal(sample_tokens(features, (4, 7, 9), seed=2), tokens)
+    few = sample_tokens(features[..., :3, :3], (4, 7, 9), seed=1)
+    assert few.shape == (3, 2, 9)
+
+
+SPECS = {
+    name: TeacherSpec(
+        name=name,
+        input_size=32,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        patch_size=8,
+        summary_dim=summary,
+        feature_dim=8,
+        licence="",
     )
-    adaptor = Adaptor(config, 6)
-    standardizer = fitted(
-        torch.randn(2, 5, 4, 4) * torch.rand(5, 1, 1) * 9 + torch.arange(5.0)[:, None, None]
+    for name, summary in (("clip", 6), ("dino_v2", 4), ("sam", None))
+}
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    group = GroupConfig(teachers=("clip", "dino_v2", "sam"), batch_size=2, resolutions=(32,))
+    return TrainConfig(
+        student=vit_config("tiny", embed_dim=16, depth=2, grid_size=8),
+        teachers={
+            "clip": TeacherConfig(source="a", normalization="phi_s", summary_normalization="phi_s"),
+            "dino_v2": TeacherConfig(source="b", normalization="none"),
+            "sam": TeacherConfig(source="c", summary_weight=0.0),
+        },
+        stages=(StageConfig(steps=5, groups=(group,)),),
+        normalization="global",
     )
-    tokens = BackboneOutput(torch.randn(2, 1, 6), torch.randn(2, 6, 3, 4))
-    standardised = adaptor(tokens).features
-    assert standardised.shape == (2, 5, 3 * upsample, 4 * upsample)
-    standardizer.fold_into(adaptor)
-    folded = adaptor(tokens).features
-    wanted = standardised * standardizer.std[:, None, None] + standardizer.mean[:, None, None]
-    torch.testing.assert_close(folded, wanted)
-    torch.testing.assert_close(standardizer(folded), standardised)
+
+
+def test_a_teacher_is_normalised_as_it_says_or_else_as_the_run(config: TrainConfig) -> None:
+    assert normalizations(config, SPECS) == {
+        "clip/features": "phi_s",
+        "clip/summary": "phi_s",
+        "dino_v2/features": "none",
+        "dino_v2/summary": "none",
+        "sam/features": "global",
+    }
+    sam = replace(config.teachers["sam"], summary_normalization="standard")
+    with pytest.raises(ValueError, match="teacher sam has no summary: summary_normalization"):
+        normalizations(replace(config, teachers={**config.teachers, "sam": sam}), SPECS)
+
+
+def test_only_what_is_normalised_is_measured(config: TrainConfig) -> None:
+    statistics = OutputStatistics(config, SPECS)
+    assert set(statistics.by_output) == {"clip/features", "clip/summary", "sam/features"}
+    outputs = {
+        "clip": TeacherOutput(torch.randn(3, 6), torch.randn(3, 8, 10, 10)),
+        "dino_v2": TeacherOutput(torch.randn(3, 4), torch.randn(3, 8, 4, 4)),
+    }
+    statistics.update(outputs, (0, 1, 2))
+    counts = {output: found.count for output, found in statistics.by_output.items()}
+    # All of a map for variances, sampled tokens for a covariance; a teacher elsewhere adds nothing.
+    assert counts == {"clip/features": 3 * 64, "clip/summary": 3, "sam/features": 0}
+    sam = TeacherOutput(None, torch.randn(3, 8, 10, 10))
+    statistics.update({"sam": sam}, (0, 1, 2))
+    assert statistics.by_output["sam/features"].count == 300
+    statistics.all_reduce()  # without a process group it is this process's alone
+    assert statistics.by_output["sam/features"].count == 300

@@ -21,7 +21,7 @@ def test_two_steps_on_photos(
     folder = shared / "data" / name
     if not folder.is_dir():
         pytest.skip(f"the reference folder has no data/{name}")
-    config = tiny_run(data=str(folder), cached_views=cached, max_steps=2)
+    config = tiny_run(data=(str(folder),), cached_views=cached, max_steps=2)
     result = train(config, Console(quiet=True))
     assert result.student is not None
     rows = read_metrics(config.out / "metrics.jsonl")

@@ -33,17 +33,17 @@ KILLS = {
     "in the middle of step 14": IN_A_STEP.replace("END", "kill").replace("AT", "14"),
     "while checkpoint 20 is written": """
 from radio_core.distill import checkpoints
-save = checkpoints._save
-checkpoints._save = lambda tensors, path: (
+save = checkpoints.save_file
+checkpoints.save_file = lambda tensors, path: (
     kill() if "partial-00000020" in str(path) and "optimizer" in str(path) else save(tensors, path)
 )
 """,
     "while the cache is filled": """
-from radio_core.distill import cache
-cache._CHUNK = 8
-mark = cache.TeacherCache._mark
-cache.TeacherCache._mark = lambda self, done, skipped: (
-    kill() if done == 24 else mark(self, done, skipped)
+from radio_core.distill.cache import layout, store
+layout._MAX_SHARD_VIEWS = 8
+write_shard = store.write_shard
+store.write_shard = lambda path, *content: (
+    kill() if path.name == "shard-000002.safetensors" else write_shard(path, *content)
 )
 """,
 }
@@ -70,7 +70,7 @@ def content(folder: Path) -> dict[str, bytes]:
     """All that must be equal between two runs: last checkpoint, student and logged losses."""
     paths = [folder / "metrics.jsonl", *folder.glob("student/*")]
     paths += list(folder.glob("checkpoints/step-00000020/*"))
-    assert len(paths) == 6
+    assert len(paths) == 7
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -84,8 +84,9 @@ def same(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("moment", KILLS)
 def test_killed_and_resumed_equals_uninterrupted(
-    moment: str, tiny_run: MakeRun, tmp_path: Path
+    moment: str, tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("radio_core.distill.cache.layout._MAX_SHARD_VIEWS", 8)
     cached = 30 if "cache" in moment else 0
     config = tiny_run(cached_views=cached, out=tmp_path / "killed")
     done = start(KILLS[moment], config, tmp_path)

@@ -5,14 +5,15 @@ from collections import Counter
 
 import pytest
 
+from radio_core.data.order import PlainOrder
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.schedule import Schedule, step_seed
-from radio_core.distill.step import draw_window
+from radio_core.distill.shapes import step_shape
 from radio_core.models.vit import vit_config
 
-LOW = GroupConfig(teachers=("a",), batch_size=4, resolution=16, rate=3.0)
+LOW = GroupConfig(teachers=("a",), batch_size=4, resolutions=(16,), rate=3.0)
 HIGH = GroupConfig(
-    teachers=("b",), batch_size=3, resolution=32, window_sizes=(1, 2), window_probability=0.4
+    teachers=("b",), batch_size=3, resolutions=(32,), window_sizes=(1, 2), window_probability=0.4
 )
 
 
@@ -35,8 +36,8 @@ def config(
 
 @pytest.mark.parametrize("cached", [0, 20])
 def test_every_epoch_visits_each_view_once_in_an_order_of_its_own(cached: int) -> None:
-    schedule = Schedule(config(20, 20, cached), num_images=14)
-    views = [view for number in range(1, 41) for view in schedule.step(number).views]
+    schedule = Schedule(config(20, 20, cached), PlainOrder(14, 0))
+    views = [view for number in range(1, 41) for view in schedule.batches(number)[0].views]
     size = cached or 14
     epochs = [views[start : start + size] for start in range(0, len(views) - size + 1, size)]
     assert len(epochs) > 4
@@ -48,8 +49,8 @@ def test_every_epoch_visits_each_view_once_in_an_order_of_its_own(cached: int) -
 
 
 def test_groups_take_turns_by_their_rates_within_their_stage() -> None:
-    schedule = Schedule(config(), num_images=50)
-    steps = [schedule.step(number) for number in range(1, 5001)]
+    schedule = Schedule(config(), PlainOrder(50, 0))
+    steps = [schedule.batches(number)[0] for number in range(1, 5001)]
     assert {step.group for step in steps[:1000]} == {LOW}
     share = Counter(step.group.name for step in steps[1000:])["a@16"] / 4000
     assert share == pytest.approx(0.75, abs=0.03)
@@ -57,19 +58,19 @@ def test_groups_take_turns_by_their_rates_within_their_stage() -> None:
 
 
 def test_a_step_is_the_same_whatever_was_asked_before() -> None:
-    forward, mixed = Schedule(config(5, 25), 11), Schedule(config(5, 25), 11)
-    wanted = {number: forward.step(number) for number in range(1, 31)}
+    forward, mixed = (Schedule(config(5, 25), PlainOrder(11, 0)) for _ in range(2))
+    wanted = {number: forward.batches(number) for number in range(1, 31)}
     for number in (30, 1, 17, 16, 29, 2, 17):
-        assert mixed.step(number) == wanted[number]
+        assert mixed.batches(number) == wanted[number]
         assert mixed.samples_before(number) == sum(
-            len(wanted[earlier].views) for earlier in range(1, number)
+            len(wanted[earlier][0].views) for earlier in range(1, number)
         )
 
 
 def test_another_seed_is_another_run() -> None:
-    one, other = Schedule(config(), 100), Schedule(config(seed=1), 100)
-    assert one.step(1).views != other.step(1).views
-    groups = [[s.step(number).group.name for number in range(1001, 1101)] for s in (one, other)]
+    one, other = (Schedule(config(seed=seed), PlainOrder(100, seed)) for seed in (0, 1))
+    assert one.batches(1) != other.batches(1)
+    groups = [[s.batches(number)[0].group for number in range(1001, 1101)] for s in (one, other)]
     assert groups[0] != groups[1]
     assert step_seed(0, 1) != step_seed(1, 1)
 
@@ -81,7 +82,7 @@ def test_seeds_of_steps_differ_and_fit_torch() -> None:
 
 
 def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero() -> None:
-    schedule = Schedule(config(50, 60), 10)
+    schedule = Schedule(config(50, 60), PlainOrder(10, 0))
     rates = [schedule.learning_rate(number) for number in range(1, 111)]
     assert rates[:10] == pytest.approx([2e-3 * number / 10 for number in range(1, 11)])
     assert max(rates) == rates[9] == pytest.approx(2e-3)
@@ -92,8 +93,11 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero() -> None:
 
 
 def test_windows_are_drawn_by_their_probability_and_only_where_asked_for() -> None:
-    assert {draw_window(LOW, number, 0) for number in range(200)} == {None}
-    drawn = Counter(draw_window(HIGH, number, 0) for number in range(3000))
+    def draw(group: GroupConfig, number: int) -> int | None:
+        return step_shape(group, number, 0, vit_config("tiny")).window
+
+    assert {draw(LOW, number) for number in range(200)} == {None}
+    drawn = Counter(draw(HIGH, number) for number in range(3000))
     assert drawn[None] / 3000 == pytest.approx(0.6, abs=0.03)
     assert drawn[1] / 3000 == pytest.approx(0.2, abs=0.03)
-    assert draw_window(HIGH, 7, 0) == draw_window(HIGH, 7, 0)
+    assert draw(HIGH, 7) == draw(HIGH, 7)

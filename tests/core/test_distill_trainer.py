@@ -14,14 +14,14 @@ from rich.console import Console
 from safetensors import safe_open
 
 from radio_core.config_file import read_config
-from radio_core.distill.checkpoints import find_checkpoints, load_checkpoint
+from radio_core.distill.checkpoints import find_checkpoints, load_model
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.distiller import Distiller
 from radio_core.distill.step import NonFiniteLossError, TrainStep, build_optimizer
 from radio_core.distill.trainer import train
 from radio_core.models.radio import RadioModel
 from radio_core.teachers import Teacher, TeacherOutput, load_teacher
-from radio_core.teachers.dinov2 import DinoV2Teacher
+from radio_core.teachers.transformers_models import TransformersTeacher
 
 MakeRun = Callable[..., TrainConfig]
 QUIET = Console(quiet=True)
@@ -98,22 +98,22 @@ def test_the_saved_student_speaks_in_the_teachers_numbers(tiny_run: MakeRun) -> 
     checkpoint = find_checkpoints(config.out / "checkpoints")[-1]
     teachers = {name: load_teacher(t.source) for name, t in config.teachers.items()}
     distiller = Distiller(config, {name: t.spec for name, t in teachers.items()})
-    load_checkpoint(checkpoint, distiller, build_optimizer(distiller, config))
+    load_model(checkpoint, distiller)
     images, names = torch.rand(2, 3, 32, 32), ("dino_v2", "sam")
     inside = distiller.eval().student.forward_all(images, names)
     saved = RadioModel.from_pretrained(config.out / "student").forward_all(images, names)
     for name in names:
-        standardizer = distiller.standardizers[name]
+        standardizer = distiller.standardizers[f"{name}/features"]
         assert not torch.equal(standardizer.std, torch.ones_like(standardizer.std))
         again = standardizer(saved[name].features)
         torch.testing.assert_close(again, inside[name].features, atol=1e-4, rtol=1e-3)
 
 
 def test_without_standardisation_heads_are_saved_as_they_are(tiny_run: MakeRun) -> None:
-    config = tiny_run(max_steps=1, standardize=False, spectral=False)
+    config = tiny_run(max_steps=1, normalization="none", spectral=False)
     train(config, QUIET)
     with safe_open(config.out / "checkpoints/step-00000001/model.safetensors", "pt") as file:
-        assert torch.equal(file.get_tensor("standardizers.sam.std"), torch.ones(16))
+        assert torch.equal(file.get_tensor("standardizers.sam/features.std"), torch.ones(16))
         trained = file.get_tensor("student.adaptors.sam.feature_head.final.2.weight")
     with safe_open(config.out / "student/model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("adaptors.sam.feature_head.final.2.weight"), trained)
@@ -122,15 +122,15 @@ def test_without_standardisation_heads_are_saved_as_they_are(tiny_run: MakeRun) 
 def test_a_non_finite_loss_names_teacher_and_step_and_spares_the_checkpoint(
     tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_run(checkpoint_every=4, standardize=False)
-    extract, calls = DinoV2Teacher.extract, []
+    config = tiny_run(checkpoint_every=4, normalization="none")
+    extract, calls = TransformersTeacher.extract, []
 
     def sick(self: Teacher, images: torch.Tensor) -> TeacherOutput:
         calls.append(len(images))
         output = extract(self, images)
         return output if len(calls) < 6 else TeacherOutput(output.summary, output.features / 0)
 
-    monkeypatch.setattr(DinoV2Teacher, "extract", sick)
+    monkeypatch.setattr(TransformersTeacher, "extract", sick)
     with pytest.raises(NonFiniteLossError, match="teacher dino_v2 is not finite at step 6"):
         train(config, QUIET)
     assert [row["step"] for row in rows(config.out)] == [1, 2, 3, 4, 5]
@@ -239,7 +239,7 @@ def test_broken_files_are_replaced_counted_and_listed_once(
     (folder / "sub" / "2.png").write_bytes(whole[: len(whole) // 2])
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture")
-    config = tiny_run(data=str(folder), cached_views=cached, max_steps=3)
+    config = tiny_run(data=(str(folder),), cached_views=cached, max_steps=3)
     result = train(config, QUIET)
     again = train(replace(config, max_steps=6, resume=True), QUIET)
     assert result.skipped == again.skipped == 3

@@ -137,7 +137,7 @@ def test_an_unknown_open_clip_model_lists_the_known_ones() -> None:
 def test_a_directory_of_another_kind_is_no_dinov2(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
     transformers.ViTConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a 'vit' model; a DINOv2 teacher needs one of dinov2"):
+    with pytest.raises(ValueError, match="is a 'vit' model; needed is one of dinov2"):
         load_teacher(f"dinov2:{tmp_path}")
 
 

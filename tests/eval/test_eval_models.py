@@ -130,8 +130,8 @@ def test_sources(tmp_path: Path) -> None:
     assert blind.features is not None
     with pytest.raises(ValueError, match=r"unknown model 'toy-klip'; known: toy, toy-clip"):
         load_eval_model("toy-klip")
-    with pytest.raises(ValueError, match="unknown preset 'small'"):
-        load_eval_model("random:small")
+    with pytest.raises(ValueError, match="unknown preset 'enormous'"):
+        load_eval_model("random:enormous")
 
 
 @pytest.mark.parametrize(

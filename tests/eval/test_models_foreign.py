@@ -245,9 +245,16 @@ def test_the_size_is_rounded_to_the_step_or_refused() -> None:
         square.resized(48)
 
 
+def test_radio_as_it_is_named_as_a_teacher() -> None:
+    backbone, clip = load_eval_model("radio:toy"), load_eval_model("radio:toy#clip")
+    assert (backbone.name, clip.name) == ("toy", "toy")
+    assert outputs(backbone, 64, 64) != outputs(clip, 64, 64)
+    assert clip.config.startswith("clip of ")
+
+
 @pytest.mark.parametrize("source", ["nix", "timn:vit_tiny", "./nowhere/model"])
 def test_unknown_models_list_the_forms(source: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown model .*timm:NAME.*open_clip:.*hf:.*release"):
+    with pytest.raises(ValueError, match=r"unknown model .*open_clip:.*timm:NAME.*hf:.*release"):
         load_eval_model(source)
 
 

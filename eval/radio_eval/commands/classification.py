@@ -4,11 +4,13 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from radio_core.commands.device import read_device
 from radio_eval.classification.blocks import ClassificationSet
@@ -18,11 +20,14 @@ from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.data import read_templates
 from radio_eval.eval_model import CentreCrop, EvalModel
-from radio_eval.knn import KnnEvaluator, KnnParameters
+from radio_eval.knn import KnnEvaluator, KnnParameters, KnnPredictions
 from radio_eval.models import load_eval_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.report.classification import knn_sections, zero_shot_sections
+from radio_eval.report.sections import Show
 from radio_eval.summaries.extract import Extraction, Precision, StoredDtype
+from radio_eval.summaries.store import StoredSummaries
 from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters, openai_templates
 
 DEFAULT_CACHE = Path("runs/cache")
@@ -171,10 +176,15 @@ class KnnOptions(ClassificationOptions):
         parameters = KnnParameters(k=self.k, temperature=self.temperature)
         return KnnEvaluator(train=train, val=val, parameters=parameters)
 
-    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
-        """Evaluate, and return the result as JSON types."""
+    def run(
+        self, progress: Progress, processes: Processes, show: Show | None = None
+    ) -> dict[str, Any]:
+        """Evaluate, and return the result as JSON types; see `EvalOptions.run`."""
         evaluator = self.evaluator()
         splits = {"train": evaluator.train, "val": evaluator.val}
+        if show is not None:
+            observer = partial(_show_knn, show, evaluator)
+            evaluator = dataclasses.replace(evaluator, observer=observer)
         return self.evaluate(evaluator, splits, progress, processes)
 
 
@@ -195,10 +205,32 @@ class ZeroShotOptions(ClassificationOptions):
         templates = read_templates(self.data) or openai_templates()
         return ZeroShotEvaluator(val=val, parameters=ZeroShotParameters(templates=templates))
 
-    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
-        """Evaluate, and return the result as JSON types."""
+    def run(
+        self, progress: Progress, processes: Processes, show: Show | None = None
+    ) -> dict[str, Any]:
+        """Evaluate, and return the result as JSON types; see `EvalOptions.run`."""
         evaluator = self.evaluator()
-        return self.evaluate(evaluator, {"val": evaluator.val}, progress, processes)
+        splits = {"val": evaluator.val}
+        if show is not None:
+            observer = partial(_show_zero_shot, show, evaluator)
+            evaluator = dataclasses.replace(evaluator, observer=observer)
+        return self.evaluate(evaluator, splits, progress, processes)
+
+
+def _show_knn(
+    show: Show,
+    evaluator: KnnEvaluator,
+    train: StoredSummaries,
+    val: StoredSummaries,
+    found: KnnPredictions,
+) -> None:
+    show(knn_sections(evaluator, train, val, found))
+
+
+def _show_zero_shot(
+    show: Show, evaluator: ZeroShotEvaluator, val: StoredSummaries, best: Tensor
+) -> None:
+    show(zero_shot_sections(evaluator, val, best))
 
 
 def own_device(name: str, processes: Processes) -> torch.device:

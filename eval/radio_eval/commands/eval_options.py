@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radio_eval.contract import Evaluator, run_evaluator
+from radio_eval.contract import Evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import load_eval_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.report.sections import Show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class EvalOptions(ABC):
     """Folder of the data set."""
     json: Path | None = None
     """File for the result: metrics, every parameter of the protocol, versions, seconds."""
+    report: Path | None = None
+    """HTML file for the result with pictures, whole in itself."""
 
     @abstractmethod
     def evaluator(self) -> Evaluator:
@@ -33,11 +36,15 @@ class EvalOptions(ABC):
         """Load the model."""
         return load_eval_model(self.model)
 
-    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
-        """Evaluate, and return the result as JSON types.
+    @abstractmethod
+    def run(
+        self, progress: Progress, processes: Processes, show: Show | None = None
+    ) -> dict[str, Any]:
+        """Evaluate with all processes, and return the result as JSON types.
 
         Args:
             progress: listener.
             processes: those that were started together; only the first writes the result.
+            show: takes the sections of a report; None where there is none, at the other processes
+                for example.
         """
-        return run_evaluator(self.evaluator(), self.load_model(), progress).to_json()

@@ -1,4 +1,4 @@
-"""Evaluate a model: radio eval {knn,zero-shot,linear-seg,sam-coco,vqa} --model M --data DIR."""
+"""Evaluate a model: radio eval {knn,zero-shot,linear-seg,sam-coco,vqa,mode-switch} --model M."""
 
 import json
 import sys
@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from radio_core.commands import UsageError, parse
-from radio_eval.commands import prepare, vqa
+from radio_core.data.images import printable
+from radio_eval.commands import mode_switch, prepare, table1, vqa
 from radio_eval.commands.classification import KnnOptions, ZeroShotOptions
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.commands.linear_seg import LinearSegOptions
@@ -18,6 +19,8 @@ from radio_eval.commands.sam_coco import SamCocoOptions
 from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
+from radio_eval.report.run_report import check_report_path, evaluation_report, write_run_report
+from radio_eval.report.sections import Section
 
 TASKS: dict[str, type[EvalOptions]] = {
     "knn": KnnOptions,
@@ -31,13 +34,20 @@ PREPARE = "prepare"
 """Not a task: it checks the folder of a data set."""
 VQA = "vqa"
 """The task that asks a LLaVA; `radio llava eval` is the same."""
+MODE_SWITCH = "mode-switch"
+"""The task that compares a head with its teacher at several resolutions."""
+TABLE1 = "table1"
+"""All tasks on several models, as one table."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `radio eval TASK ...`; returns the exit code."""
-    usage = f"radio eval {{{','.join((*TASKS, VQA))}}} --model M --data DIR [--json FILE]"
+    usage = (
+        f"radio eval {{{','.join((*TASKS, VQA, MODE_SWITCH))}}} --model M --data DIR [--json FILE]"
+    )
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {usage}\n\n'radio eval TASK --help' lists a task's options.")
+        print("'radio eval table1 --models A,B,C' runs all tasks and prints the paper's table.")
         print("'radio eval prepare [NAME] [--data DIR]' checks the folder of a data set.")
         return 0 if argv else 2
     task, *rest = argv
@@ -45,13 +55,24 @@ def main(argv: Sequence[str]) -> int:
         return prepare.main(rest)
     if task == VQA:
         return vqa.main(rest)
+    if task == MODE_SWITCH:
+        return mode_switch.main(rest)
+    if task == TABLE1:
+        return table1.main(rest)
     if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}; known: {', '.join((*TASKS, VQA, PREPARE))}")
+        known = ", ".join((*TASKS, VQA, MODE_SWITCH, TABLE1, PREPARE))
+        raise UsageError(f"unknown task {task!r}; known: {known}")
     options = parse(TASKS[task], rest, prog=f"radio eval {task}")
+    check_report_path(options.report)
+    sections: list[Section] = []
     with launched_processes() as processes, _progress_of(processes) as progress:
-        result = options.run(progress, processes)
+        wanted = options.report is not None and processes.is_first
+        result = options.run(progress, processes, sections.extend if wanted else None)
     if processes.is_first:
         _report(result, options.json)
+        if options.report is not None:
+            write_run_report(options.report, evaluation_report(result, sections))
+            print(f"report: {printable(options.report)}")
     return 0
 
 

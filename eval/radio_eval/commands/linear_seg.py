@@ -21,6 +21,8 @@ from radio_eval.linear_seg.transforms import Augmentation
 from radio_eval.models import load_eval_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.report.sections import Show
+from radio_eval.report.segmentation import linear_seg_sections, shown_images
 from radio_eval.segmentation.data import read_segmentation
 
 _PARAMETERS = (
@@ -136,11 +138,16 @@ class LinearSegOptions(EvalOptions):
             return model.resized(self.image_size)
         return model
 
-    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
+    def run(
+        self, progress: Progress, processes: Processes, show: Show | None = None
+    ) -> dict[str, Any]:
         """Evaluate with all processes, and return the result as JSON types."""
         evaluator, model = self.evaluator(), self._load(self._own_device(processes))
         evaluator = dataclasses.replace(
-            evaluator, processes=processes, parameters=evaluator.parameters.fitted(model)
+            evaluator,
+            processes=processes,
+            parameters=evaluator.parameters.fitted(model),
+            shown=frozenset() if self.report is None else shown_images(len(evaluator.val)),
         )
         if self.overwrite and self.out is not None and processes.is_first:
             (self.out / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -149,6 +156,8 @@ class LinearSegOptions(EvalOptions):
         skipped = evaluator.skipped()
         if processes.is_first:
             _name_files(skipped)
+        if show is not None:
+            show(linear_seg_sections(evaluator))
         return {
             **result,
             "data": {"train": evaluator.train.identity(), "val": evaluator.val.identity()},

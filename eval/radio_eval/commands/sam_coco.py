@@ -20,6 +20,8 @@ from radio_eval.eval_model import EvalModel, need
 from radio_eval.models import load_sam_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.report.sam import sam_sections
+from radio_eval.report.sections import Show
 from radio_eval.sam.miou import SamEvaluator, SamParameters
 from radio_eval.sam.results import ResultFolder
 from radio_sam.commands.sam_options import read_image_size
@@ -93,14 +95,20 @@ class SamCocoOptions(EvalOptions):
         """Load the model, with the chosen SAM behind it."""
         return self._load(read_device(self.device))
 
-    def run(self, progress: Progress, processes: Processes) -> dict[str, Any]:
+    def run(
+        self, progress: Progress, processes: Processes, show: Show | None = None
+    ) -> dict[str, Any]:
         """Evaluate on this process's share, and return the result of all of them."""
         evaluator, model = self.evaluator(), self._load(self._own_device(processes))
         evaluator = dataclasses.replace(
             evaluator, processes=processes, results=self._results(model, evaluator, processes)
         )
+        result = run_evaluator(evaluator, model, progress).to_json()
+        if show is not None:
+            sam = need(model.sam, model, "Segment Anything decoder", evaluator.task)()
+            show(sam_sections(evaluator, sam, result["metrics"]))
         return {
-            **run_evaluator(evaluator, model, progress).to_json(),
+            **result,
             "data": self._data(evaluator),
             "encoder": {"sam_checkpoint": self.sam_checkpoint, **self._encoder()},
             "skipped": evaluator.skipped(),

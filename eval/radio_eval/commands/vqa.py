@@ -14,9 +14,12 @@ from rich.console import Console
 
 from radio_core.commands import UsageError, parse
 from radio_core.commands.device import read_device
+from radio_core.data.images import printable
 from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
+from radio_eval.report.run_report import check_report_path, vqa_report, write_run_report
+from radio_eval.report.vqa import vqa_sections
 from radio_eval.vqa.answers import listed
 from radio_eval.vqa.run import MAX_NEW_TOKENS, evaluate_vqa
 from radio_eval.vqa.tasks import VqaData, find_vqa_data
@@ -72,6 +75,8 @@ class VqaOptions:
     """Begin anew where --answers holds answers."""
     json: Path | None = None
     """File for the result: scores in percent, counts, what has no answer and why, settings."""
+    report: Path | None = None
+    """HTML file for the result with questions and their pictures, whole in itself."""
 
     def __post_init__(self) -> None:
         if self.data is None and (self.questions is None or self.images is None):
@@ -105,6 +110,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `radio eval vqa` or `radio llava eval`; returns the exit code: 1 if nothing is scored."""
     options = parse(VqaOptions, argv, prog="radio eval vqa")
     data = options.files()
+    check_report_path(options.report)
     with launched_processes() as processes:
         answerer = load_answerer(
             options.model,
@@ -126,6 +132,10 @@ def main(argv: Sequence[str]) -> int:
             )
     if processes.is_first:
         _report(result, options.json)
+        if options.report is not None:
+            sections = vqa_sections(data, options.answers, options.limit, result["model"])
+            write_run_report(options.report, vqa_report(result, sections))
+            print(f"report: {printable(options.report)}")
     return 1 if "unscored" in result and data.is_labelled else 0
 
 

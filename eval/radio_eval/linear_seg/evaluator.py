@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from radio_eval.coco.annotations import Skipped
 from radio_eval.eval_model import EvalModel
+from radio_eval.linear_seg.pictures import Comparison
 from radio_eval.linear_seg.probe import LinearProbe
 from radio_eval.linear_seg.protocol import LinearSegParameters
 from radio_eval.linear_seg.train import CHECKPOINT_SECONDS
@@ -29,10 +30,12 @@ class LinearSegEvaluator:
         out: folder for the checkpoint of the head, which continues an interrupted training, and
             for pictures; None keeps nothing. One folder for one model.
         pictures: of so many val images, a picture of image, labels and prediction goes to `out`.
+        shown: numbers of val images whose `comparisons` are wanted.
         checkpoint_seconds: time between two checkpoints.
         skipped_train: after a call, the train files that could not be read.
         skipped_val: the same of the val files.
         class_iou: after a call, IoU of every class (percent); None for one that is nowhere.
+        comparisons: after a call, those of the images in `shown` that could be read.
     """
 
     train: SegmentationImages
@@ -42,10 +45,12 @@ class LinearSegEvaluator:
     processes: Processes = field(default_factory=Processes)
     out: Path | None = None
     pictures: int = 0
+    shown: frozenset[int] = frozenset()
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     skipped_train: Skipped = field(default_factory=Skipped)
     skipped_val: Skipped = field(default_factory=Skipped)
     class_iou: dict[str, float | None] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
     task: ClassVar[str] = "linear_seg"
     headline: ClassVar[str] = "miou"
     capability: ClassVar[str] = "features"
@@ -75,6 +80,7 @@ class LinearSegEvaluator:
             processes=self.processes,
             out=self.out,
             pictures=self.pictures,
+            shown=self.shown,
             checkpoint_seconds=self.checkpoint_seconds,
             progress=progress,
         )
@@ -85,6 +91,7 @@ class LinearSegEvaluator:
         ):
             account.reasons.clear()
             account.reasons.update(found)
+        self.comparisons[:] = sorted(outcome.comparisons, key=lambda c: c.index)
         scores = outcome.scores
         self.class_iou.update(zip(self.train.class_names, scores.iou_per_class, strict=True))
         yield "miou", scores.miou

@@ -1,9 +1,11 @@
 """Pictures of a segmentation: the image, its label map and the prediction, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -26,6 +28,51 @@ def palette() -> np.ndarray:
             )
     colours[IGNORED] = _IGNORED_COLOUR
     return colours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An image with its label map and the prediction, small enough for a report.
+
+    Attributes:
+        index: of the image in its split.
+        image: [h, w, 3] uint8.
+        label: [h, w] uint8, classes or 255.
+        prediction: [h, w] uint8, classes.
+    """
+
+    index: int
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+
+
+def compare(
+    index: int, image: Tensor, label: Tensor, prediction: Tensor, side: int = 320
+) -> Comparison:
+    """A small comparison.
+
+    Args:
+        index: of the image in its split.
+        image: [3, h, w] uint8.
+        label: [H, W] integers in [0, 255].
+        prediction: [H, W] integers in [0, 255].
+        side: most pixels of the longer side.
+    """
+    height, width = label.shape
+    scale = min(1.0, side / max(height, width))
+    small = max(1, round(width * scale)), max(1, round(height * scale))
+
+    def shrunk(pixels: Tensor, how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(pixels.cpu().numpy().astype(np.uint8))
+        return np.asarray(picture.resize(small, how))
+
+    return Comparison(
+        index=index,
+        image=shrunk(image.permute(1, 2, 0), Image.Resampling.LANCZOS),
+        label=shrunk(label, Image.Resampling.NEAREST),
+        prediction=shrunk(prediction, Image.Resampling.NEAREST),
+    )
 
 
 def save_comparison(path: Path, image: Tensor, label: Tensor, prediction: Tensor) -> None:

@@ -26,7 +26,7 @@ from radio_eval.linear_seg.batches import (
 )
 from radio_eval.linear_seg.features import Backbone
 from radio_eval.linear_seg.head import make_head
-from radio_eval.linear_seg.pictures import save_comparison, save_legend
+from radio_eval.linear_seg.pictures import Comparison, compare, save_comparison, save_legend
 from radio_eval.linear_seg.protocol import LinearSegParameters
 from radio_eval.linear_seg.slide import predict_labels, slide_logits
 from radio_eval.linear_seg.train import CHECKPOINT_FILE, HeadCheckpoint, HeadTrainer, TrainBatch
@@ -56,11 +56,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run found out: scores, and the files that could not be read with reasons."""
+    """What a run found out: scores, the files that could not be read with reasons, and pictures."""
 
     scores: SegmentationScores
     skipped_train: dict[str, str]
     skipped_val: dict[str, str]
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class LinearProbe:
     processes: Processes
     out: Path | None
     pictures: int
+    shown: frozenset[int]
     checkpoint_seconds: float
     progress: Progress
 
@@ -210,6 +212,7 @@ class LinearProbe:
         p = self.parameters
         confusion = ConfusionMatrix(len(self.val.class_names), p.ignore_index)
         skipped = Skipped()
+        comparisons: list[Comparison] = []
         numbers = self.processes.share(range(len(self.val)))
         reader = SampleReader(self.val, WholeTransform.of(p, self.model), replace=False)
         keys = ([Key(number, number)] for number in numbers)
@@ -222,8 +225,11 @@ class LinearProbe:
                 confusion.update(prediction, label)
                 if sample.index < self.pictures:
                     self._draw(sample.index, image, label, prediction)
+                if sample.index in self.shown:
+                    pixels = _pixels(image)
+                    comparisons.append(compare(sample.index, pixels, label, prediction))
             self.progress("linear-seg val images", done, len(numbers))
-        shares = self.processes.gather((confusion.counts, skipped.reasons))
+        shares = self.processes.gather((confusion.counts, skipped.reasons, comparisons))
         outcome = self._outcome(confusion, shares, skipped_train) if shares else None
         return self.processes.from_first(outcome)
 
@@ -247,29 +253,34 @@ class LinearProbe:
     def _draw(self, index: int, image: Tensor, label: Tensor, prediction: Tensor) -> None:
         assert self.out is not None
         folder = self.out / PICTURES_FOLDER
-        pixels = (to_unit(image) * 255).round().to(torch.uint8)
         name = f"{index:04d}_{self.val.images.paths[index].stem}.png"
-        save_comparison(folder / name, pixels, label, prediction)
+        save_comparison(folder / name, _pixels(image), label, prediction)
         if index == 0:
             save_legend(folder / "legend.png", self.val.class_names)
 
     def _outcome(
         self,
         confusion: ConfusionMatrix,
-        shares: Sequence[tuple[Tensor, dict[str, str]]],
+        shares: Sequence[tuple[Tensor, dict[str, str], list[Comparison]]],
         skipped_train: Skipped,
     ) -> Outcome:
         skipped = Skipped()
-        for _, reasons in shares:
+        for _, reasons, _ in shares:
             skipped.reasons.update(reasons)
         if len(skipped) >= len(self.val):
             raise _nothing_readable("val", skipped)
-        confusion.counts = torch.stack([counts for counts, _ in shares]).sum(dim=0)
+        confusion.counts = torch.stack([counts for counts, *_ in shares]).sum(dim=0)
         return Outcome(
             scores=confusion.scores(),
             skipped_train=skipped_train.reasons,
             skipped_val=skipped.reasons,
+            comparisons=tuple(c for *_, comparisons in shares for c in comparisons),
         )
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """An image as samples have it -> [3, h, w] uint8."""
+    return (to_unit(image) * 255).round().to(torch.uint8)
 
 
 def _nothing_readable(split: str, problems: Skipped) -> ValueError:

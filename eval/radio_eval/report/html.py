@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from radio_eval.report.charts import HEIGHT, WIDTH, Chart
 from radio_eval.report.results import TASKS, Results
 
 Picture = NDArray[np.uint8]
+
+_FEW_COLOURS, _JPEG_QUALITY = 256, 88
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +41,36 @@ class Gallery:
         title: heading.
         text: one sentence below it.
         rows: the pictures.
+        headings: what each picture of a row is, where the rows have a picture of each kind.
+        legend: (name, "#rrggbb") of the colours on the pictures.
     """
 
     title: str
     text: str
     rows: tuple[PictureRow, ...]
+    headings: tuple[str, ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
+    kind: ClassVar[str] = "pictures"
 
 
 def data_uri(picture: Picture) -> str:
     """A picture, uint8 [H, W, 3], as a PNG data URI."""
+    return _uri(Image.fromarray(picture), "PNG", optimize=True)
+
+
+def compact_uri(picture: Picture) -> str:
+    """A picture, uint8 [H, W, 3], as a data URI: JPEG for photos, PNG for what has few colours."""
+    image = Image.fromarray(picture)
+    if image.getcolors(_FEW_COLOURS) is not None:
+        return _uri(image, "PNG", optimize=True)
+    return _uri(image, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+
+
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, kind, **options)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
 
 
 def environment() -> Any:
@@ -68,6 +88,7 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.filters["data_uri"] = data_uri
+    made.filters["compact_uri"] = compact_uri
     return made
 
 

@@ -1,25 +1,23 @@
-"""Recipes: functions that return a complete training config."""
+"""Recipes for the toy world, which run on a CPU: one for every kind of student."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
+from radio_core.models.eradio import eradio_config
+from radio_core.models.timm_student import TimmConfig
 from radio_core.models.vit import vit_config
-
-Recipe = Callable[[], TrainConfig]
 
 _TOY_TEACHERS = {
     "clip": TeacherConfig(source="toy-clip"),
     "dino_v2": TeacherConfig(source="toy-dino"),
     "sam": TeacherConfig(source="toy-sam", summary_weight=0.0),
 }
-_LOW = GroupConfig(teachers=("clip", "dino_v2"), batch_size=32, resolution=64)
-_MIDDLE = GroupConfig(teachers=("clip", "dino_v2"), batch_size=24, resolution=96)
+_LOW = GroupConfig(teachers=("clip", "dino_v2"), batch_size=32, resolutions=(64,))
+_MIDDLE = GroupConfig(teachers=("clip", "dino_v2"), batch_size=24, resolutions=(96,))
 _SAM = GroupConfig(
     teachers=("sam",),
     batch_size=16,
-    resolution=128,
+    resolutions=(128,),
     window_sizes=(8,),
     window_probability=0.5,
 )
@@ -63,17 +61,21 @@ def toy_full() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Recipe] = {"toy": toy, "toy-full": toy_full}
+def toy_eradio() -> TrainConfig:
+    """The toy run with the smallest E-RADIO as the student."""
+    student = eradio_config("eradio_xxxtiny")
+    return replace(toy(), recipe="toy-e-radio", student=student, stages=_without_windows())
 
 
-def get_recipe(name: str) -> TrainConfig:
-    """The config of a recipe.
+def toy_timm(name: str) -> TrainConfig:
+    """The toy run with a network of timm as the student."""
+    return replace(
+        toy(), recipe=f"toy-timm:{name}", student=TimmConfig(name=name), stages=_without_windows()
+    )
 
-    Raises:
-        ValueError: unknown name; the message lists the known ones.
-    """
-    if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"unknown recipe {name!r}{hint}; known: {', '.join(RECIPES)}")
-    return RECIPES[name]()
+
+def _without_windows() -> tuple[StageConfig, ...]:
+    """The stages of `toy` for students that have no windowed mode."""
+    first, second = toy().stages
+    sam = replace(_SAM, window_sizes=(), window_probability=0.0)
+    return first, replace(second, groups=(_MIDDLE, sam))

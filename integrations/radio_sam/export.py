@@ -1,0 +1,131 @@
+"""The image encoder of a RADIO-SAM as a file, and such files inside Segment Anything models."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from radio_core import __version__
+from radio_core.export.card import ExportCard
+from radio_core.export.runtime import Engine, open_engine
+from radio_core.export.subject import Subject
+from radio_core.models.radio import RadioModel
+from radio_sam.encoder import RadioImageEncoder
+from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
+from radio_sam.swap import input_width, with_encoder
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+PURPOSE = "sam"
+OUTPUT = "image_embeddings"
+"""Name of the output, under which SAM's own exported decoder takes it."""
+
+
+class _Embeddings(nn.Module):
+    """The encoder as exports want it: a tuple of float32 tensors."""
+
+    def __init__(self, encoder: RadioImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Images [B, 3, *image_size] from `Sam.preprocess` to ([B, D, *grid_size],)."""
+        return (self.encoder(images).float(),)
+
+
+def sam_subject(
+    model: RadioModel, name: str, source: str = "", size: tuple[int, int] | None = None
+) -> Subject:
+    """RADIO with SAM's neck, to be exported: what `Sam.preprocess` gives to image embeddings.
+
+    Args:
+        model: with a `sam` adaptor, in float32.
+        name: of the model, for people.
+        source: whose neck it is, as `load_radio_sam` takes it; "toy-sam" if empty.
+        size: (height, width) of the padded input in pixels; None for SAM's own.
+
+    Raises:
+        ValueError: whatever `load_radio_sam` refuses.
+        ImportError: the extra "sam" is missing.
+    """
+    sam = put_into_sam(model, source or TOY_SAM, PURPOSE, image_size=size)
+    encoder = sam.image_encoder
+    assert isinstance(encoder, RadioImageEncoder)
+    cell = encoder.image_size[0] // encoder.grid_size[0]
+    with torch.no_grad():
+        width = encoder.neck(torch.zeros(1, input_width(encoder.neck), 1, 1)).shape[1]
+    card = ExportCard(
+        name=name,
+        toolkit=__version__,
+        purpose=PURPOSE,
+        outputs=(OUTPUT,),
+        patch_size=cell,
+        resolution_step=cell,
+        fixed_size=encoder.image_size,
+        embed_dim=width,
+        window_size=model.window_size,
+        licence=model.config.licence,
+    )
+    return Subject(module=_Embeddings(encoder).eval(), card=card)
+
+
+class ExportedImageEncoder(nn.Module):
+    """An exported encoder in the place of SAM's.
+
+    Args:
+        engine: what runs the file.
+
+    Attributes:
+        image_size: (height, width) of the input in pixels.
+        grid_size: (rows, columns) of the embeddings.
+        img_size: the longer side of `image_size`, under the name that SAM's predictor reads.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        card = engine.card
+        if card.purpose != PURPOSE or card.fixed_size is None:
+            raise ValueError(
+                f"{card.name or 'this file'} holds no image encoder of a Segment Anything: write "
+                f"one by `radio export onnx MODEL FILE --for {PURPOSE}=SAM`"
+            )
+        self.engine = engine
+        self.image_size = card.fixed_size
+        self.grid_size = tuple(side // card.patch_size for side in card.fixed_size)
+        self.img_size = max(card.fixed_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, *image_size] from `Sam.preprocess` to embeddings [B, D, *grid_size].
+
+        Raises:
+            ValueError: images of another size.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])} pixels, but this encoder takes "
+                f"{self.image_size}: pad them with Sam.preprocess"
+            )
+        return self.engine.run(images.float())[OUTPUT].to(images.device, images.dtype)
+
+
+def load_exported_sam(
+    path: str | Path, sam: str = TOY_SAM, device: str | torch.device = "cpu"
+) -> "Sam":
+    """A Segment Anything model with an exported image encoder.
+
+    Args:
+        path: a file that `radio export ... --for sam=SAM` wrote.
+        sam: that SAM, as `load_radio_sam` takes it; it gives prompt encoder and mask decoder.
+        device: where all of it goes.
+
+    Raises:
+        ValueError: a file of another kind, or a damaged one.
+        OSError: a file that cannot be read.
+        ImportError: the package that runs the file, or the extra "sam", is missing.
+    """
+    encoder = ExportedImageEncoder(open_engine(path, device))
+    rows, cols = encoder.grid_size
+    given = load_radio_sam(ORIGINAL, sam, device=device)
+    return with_encoder(given, encoder, encoder.image_size, (rows, cols))

@@ -1,0 +1,7 @@
+"""Teacher outputs computed once and kept on disk, in shards that several processes can fill."""
+
+from radio_core.distill.cache.codec import StoredError
+from radio_core.distill.cache.layout import CacheLayout
+from radio_core.distill.cache.store import CONFIRM_BYTES, TeacherCache
+
+__all__ = ["CONFIRM_BYTES", "CacheLayout", "StoredError", "TeacherCache"]

@@ -1,0 +1,88 @@
+"""How the student is executed: recomputed, compiled, or sharded over the processes (FSDP2)."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from radio_core.distill.config import TrainConfig
+from radio_core.distill.distributed import Ranks
+from radio_core.models.radio import RadioModel
+from radio_core.models.vit import VisionTransformer
+
+
+def set_up_student(student: RadioModel, config: TrainConfig, ranks: Ranks) -> None:
+    """Apply activation_checkpointing, compile and parallel of a config, in place.
+
+    Raises:
+        ValueError: the student cannot be executed so.
+    """
+    if config.activation_checkpointing:
+        if not isinstance(student.backbone, VisionTransformer):
+            raise ValueError(
+                "activation_checkpointing works with our vision transformer only; for another "
+                "student raise accumulate instead"
+            )
+        student.backbone.activation_checkpointing = True
+    if config.compile:
+        for block in blocks_of(student):
+            block.compile()
+    if config.parallel == "fsdp":
+        if ranks.size == 1:
+            raise ValueError(
+                "parallel fsdp needs several processes: start them with torchrun "
+                "--nproc-per-node N -m radio_core.cli train ..."
+            )
+        shard_student(student, ranks)
+
+
+def shard_student(student: RadioModel, ranks: Ranks) -> None:
+    """Shard the weights in place: each block of the backbone by itself, then the rest.
+
+    Their gradients are then the mean over the processes, and every process must run the same
+    number of forward and backward passes.
+    """
+    device = next(student.parameters()).device
+    mesh = init_device_mesh(device.type, (ranks.size,))
+    for block in blocks_of(student):
+        fully_shard(block, mesh=mesh)
+    fully_shard(student, mesh=mesh)
+
+
+def blocks_of(student: RadioModel) -> list[nn.Module]:
+    """The blocks of a transformer; of other backbones their whole."""
+    blocks = getattr(student.backbone, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else [student.backbone]
+
+
+def touch_heads(student: RadioModel) -> Tensor:
+    """Zero, with a zero gradient for every head.
+
+    What is sharded together is reduced together, so each process must have the same gradients:
+    also those of heads whose teachers it does not run.
+    """
+    values = [parameter.sum() for parameter in student.adaptors.parameters()]
+    return 0 * torch.stack(values).sum()
+
+
+def forget_heads(student: RadioModel, used: Collection[str]) -> None:
+    """Drop the gradients of heads whose teachers no process ran, so that they stay as they are."""
+    for name, adaptor in student.adaptors.items():
+        if name not in used:
+            for parameter in adaptor.parameters():
+                parameter.grad = None
+
+
+def idle_pass(student: RadioModel, side: int) -> Tensor:
+    """A forward pass without meaning, for a process that has fewer samples than others: zero.
+
+    Args:
+        student: sharded.
+        side: of the image in pixels, one that the student takes.
+    """
+    weight = next(student.parameters())
+    images = torch.zeros(1, 3, side, side, device=weight.device)
+    features: Tensor = student(images, "NCHW", (), 0).features
+    return 0 * features.sum()

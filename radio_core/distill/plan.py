@@ -1,0 +1,259 @@
+"""What a run will need and cost, from shapes alone: `radio train RECIPE --dry-run`.
+
+Assumptions, all of them stated in what is printed:
+- the student's forward pass is counted on the meta device by torch's own counter, its backward
+  pass as two forward passes (three with activation checkpointing); teachers run forward only;
+- memory holds weights, gradients and AdamW's two moments in float32, the teachers in float32, and
+  the activations that autograd keeps for one micro-batch (half of it with bf16); buffers of the
+  libraries come on top;
+- a GPU reaches the share `mfu` of its peak, and several of them scale linearly.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from radio_core.distill.cache import CacheLayout
+from radio_core.distill.config import GroupConfig, TrainConfig
+from radio_core.distill.execution import blocks_of
+from radio_core.distill.partition import Partition, group_ranks, mosaic_images
+from radio_core.distill.shapes import StepShape, group_shapes, teacher_size
+from radio_core.distill.student import fit_windows, student_config
+from radio_core.distill.teacher_facts import TeacherFacts, teacher_facts
+from radio_core.models.radio import RadioModel
+from radio_core.teachers import TeacherSpec
+
+_UNKNOWN = TeacherFacts(
+    width=1024, depth=0, hidden=0, patch_size=16, input_size=224, summary_dim=1024
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the run is planned for.
+
+    Attributes:
+        gpus: number of processes, one on each GPU.
+        gpu_tflops: peak of one GPU in 10^12 operations a second at the run's precision; 312 is an
+            A100's dense bf16.
+        mfu: share of the peak that training reaches.
+        gpu_hour_price: in any currency; None for no price.
+    """
+
+    gpus: int = 1
+    gpu_tflops: float = 312.0
+    mfu: float = 0.4
+    gpu_hour_price: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or self.gpu_tflops <= 0 or not 0 < self.mfu <= 1:
+            raise ValueError(
+                "gpus and gpu_tflops must be positive, and mfu in (0, 1]; they are "
+                f"{self.gpus}, {self.gpu_tflops} and {self.mfu}"
+            )
+        if self.gpu_hour_price is not None and self.gpu_hour_price < 0:
+            raise ValueError("gpu_hour_price must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """One group of a stage, for a whole batch of it.
+
+    Attributes:
+        tokens: patches of the student's input, the mean over its resolutions.
+        student_flops: forward and backward.
+        teacher_flops: forward; 0 from a cache.
+        activation_bytes: that one micro-batch of one process keeps, at the largest resolution.
+    """
+
+    group: GroupConfig
+    tokens: float
+    student_flops: float
+    teacher_flops: float
+    activation_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run needs.
+
+    Attributes:
+        config: the run.
+        machine: what it is planned for.
+        backbone: parameters of the student's backbone.
+        heads: parameters of its heads.
+        teachers: adaptor name -> facts; None where they are not known.
+        stages: the groups of each stage.
+        memory: bytes of the process that needs most.
+        cache_bytes: of stored teacher outputs; 0 without a cache.
+    """
+
+    config: TrainConfig
+    machine: Machine
+    backbone: int
+    heads: int
+    teachers: dict[str, TeacherFacts | None]
+    stages: tuple[tuple[GroupPlan, ...], ...]
+    memory: float
+    cache_bytes: int
+
+    def step_flops(self, index: int) -> float:
+        """Mean operations of a step of one stage."""
+        return self._mean(index, lambda plan: plan.student_flops + plan.teacher_flops)
+
+    def step_tokens(self, index: int) -> float:
+        """Mean patches that the student sees in a step of one stage."""
+        return self._mean(index, lambda plan: plan.tokens)
+
+    @property
+    def total_flops(self) -> float:
+        """Operations of the whole schedule."""
+        stages = enumerate(self.config.stages)
+        return sum(stage.steps * self.step_flops(index) for index, stage in stages)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of the whole schedule, over all GPUs."""
+        return self.total_flops / (self.machine.gpu_tflops * 1e12 * self.machine.mfu) / 3600
+
+    def _mean(self, index: int, value) -> float:  # type: ignore[no-untyped-def]
+        plans = self.stages[index]
+        if self.config.stages[index].all_groups:
+            return float(sum(value(plan) for plan in plans))
+        rates = sum(plan.group.rate for plan in plans)
+        return float(sum(value(plan) * plan.group.rate for plan in plans) / rates)
+
+
+def plan_run(config: TrainConfig, machine: Machine) -> Plan:
+    """Work out what a run needs; nothing is downloaded and no model is run."""
+    facts = {name: teacher_facts(teacher.source) for name, teacher in config.teachers.items()}
+    known = {name: fact or _UNKNOWN for name, fact in facts.items()}
+    specs = {name: fact.spec(name) for name, fact in known.items()}
+    with torch.device("meta"):
+        student = RadioModel(student_config(config, specs)).eval()
+    heads = _count(student.adaptors)
+    stages = tuple(
+        tuple(
+            _plan_group(config, student, group, known, specs, len(ranks))
+            for group, ranks in zip(stage.groups, group_ranks(stage, machine.gpus), strict=True)
+        )
+        for stage in config.stages
+    )
+    side = max(max(g.resolutions) for stage in config.stages for g in stage.groups)
+    layout = CacheLayout.of(specs, side, config.cache_dtype, config.cache_downsample)
+    return Plan(
+        config=config,
+        machine=machine,
+        backbone=_count(student) - heads,
+        heads=heads,
+        teachers=facts,
+        stages=stages,
+        memory=_memory(config, machine, _count(student), known, stages),
+        cache_bytes=config.cached_views * layout.view_bytes,
+    )
+
+
+def _plan_group(
+    config: TrainConfig,
+    student: RadioModel,
+    group: GroupConfig,
+    facts: dict[str, TeacherFacts],
+    specs: dict[str, TeacherSpec],
+    ranks: int,
+) -> GroupPlan:
+    names = tuple(group.teachers)
+    sizes = group_shapes(group, config.student)
+    passes = 4 if config.activation_checkpointing else 3
+    forward, teachers, tokens, kept = 0.0, 0.0, 0.0, 0.0
+    for size in sizes:
+        flops, saved = _forward(student, names, size, 0)
+        kept = max(kept, saved)
+        if group.window_sizes:
+            windowed = [w for w in group.window_sizes if _tiles(size, w, student.patch_size)]
+            costs = [_forward(student, names, size, window)[0] for window in windowed]
+            mean = sum(costs) / len(costs) if costs else flops
+            flops += group.window_probability * (mean - flops)
+        forward += flops / len(sizes)
+        tokens += size[0] * size[1] / student.patch_size**2 / len(sizes)
+        for name in () if config.cached_views else names:
+            height, width = teacher_size(group, name, specs[name], StepShape(*size))
+            once = facts[name].flops(round((height * width) ** 0.5))
+            teachers += once / group.mosaics.get(name, 1) ** 2 / len(sizes)
+    if config.activation_checkpointing:
+        kept = kept / len(blocks_of(student)) * 1.5  # one block, and the inputs of all of them
+    unit = mosaic_images(group)
+    images = -(-group.batch_size // unit // ranks // config.accumulate) * unit
+    return GroupPlan(
+        group=group,
+        tokens=tokens * group.batch_size,
+        student_flops=passes * forward * group.batch_size,
+        teacher_flops=teachers * group.batch_size,
+        activation_bytes=max(images, 1) * kept * (0.5 if config.precision == "bf16" else 1.0),
+    )
+
+
+def _forward(
+    student: RadioModel, names: tuple[str, ...], size: tuple[int, int], window: int
+) -> tuple[float, float]:
+    """Operations of a forward pass on one image, and bytes that it keeps for the backward pass."""
+    fit_windows(student, *size)
+    images = torch.empty(1, 3, *size, device="meta")
+    with _kept_bytes(student) as kept, FlopCounterMode(display=False) as counter:
+        student(images, "NCHW", names, window)
+    return float(counter.get_total_flops()), sum(kept.values())
+
+
+@contextmanager
+def _kept_bytes(student: RadioModel) -> Iterator[dict[int, int]]:
+    """Storage -> bytes of what autograd saves, the weights themselves left out."""
+    weights = {tensor.untyped_storage()._cdata for tensor in student.parameters()}
+    kept: dict[int, int] = {}
+    alive = []  # a storage's address may come again once it is freed
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def _memory(
+    config: TrainConfig,
+    machine: Machine,
+    parameters: int,
+    facts: dict[str, TeacherFacts],
+    stages: tuple[tuple[GroupPlan, ...], ...],
+) -> float:
+    """Bytes of the process that needs most."""
+    copies = 4 + (config.ema is not None)  # weights, gradients, two moments, moving average
+    state = 4.0 * copies * parameters
+    if config.parallel == "fsdp":
+        state /= machine.gpus
+    worst = 0.0
+    for rank in range(machine.gpus):
+        held = set(Partition(config, rank, machine.gpus).teachers())
+        for stage, plans in zip(config.stages, stages, strict=True):
+            for plan, ranks in zip(plans, group_ranks(stage, machine.gpus), strict=True):
+                if rank not in ranks:
+                    continue
+                present = set(plan.group.teachers) if config.offload_teachers else held
+                teachers = sum(4 * facts[name].parameters for name in present)
+                needed = state + plan.activation_bytes + (0 if config.cached_views else teachers)
+                worst = max(worst, needed)
+    return worst
+
+
+def _tiles(size: tuple[int, int], window: int, patch: int) -> bool:
+    return all(side // patch % window == 0 for side in size)
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,104 @@
+"""What an exported file says about itself, so that nothing else is needed to use it."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from radio_core.config_file import from_mapping, to_mapping
+
+CARD_KEY = "radio"
+"""Under this name a file holds its card, as JSON."""
+
+MODEL = "model"
+"""Purpose of the export of a whole model."""
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptorCard:
+    """One adaptor of an exported model.
+
+    Attributes:
+        name: of the adaptor.
+        feature_dim: width of its features.
+        summary_dim: width of its summary; None where it has none.
+        upsample: its feature map is this many times finer than the backbone's.
+        text_tower: the text encoder that goes with its summary, as
+            `radio_core.teachers.text.load_text_tower` takes it; or None.
+    """
+
+    name: str
+    feature_dim: int
+    summary_dim: int | None = None
+    upsample: int = 1
+    text_tower: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCard:
+    """The contract of an exported network: images [B, 3, H, W] float32 in, float32 tensors out.
+
+    Attributes:
+        name: name of the model, for people.
+        toolkit: version of this toolkit that wrote it.
+        purpose: "model" for a whole model; another word for a part of one, such as "sam".
+        outputs: names of the outputs, in order.
+        precision: in which the network computes.
+        patch_size: pixels of one feature cell.
+        resolution_step: image sides are multiples of this many pixels.
+        fixed_size: (height, width) in pixels of the only images that it takes; None for any.
+        embed_dim: width of the backbone's features.
+        summary_dim: width of the backbone's summary; None for a part without one.
+        feature_fmt: layout of all features, "NCHW" [B, C, h, w] or "NLC" [B, N, C].
+        window_size: side in patches of the attention windows; None for global attention.
+        max_resolution: longest image side in pixels that the model is meant for; None if unknown.
+        preferred_resolution: (height, width) in pixels; None if unknown.
+        adaptors: those in the file.
+        licence: licence of the weights.
+    """
+
+    name: str
+    toolkit: str
+    purpose: str = MODEL
+    outputs: tuple[str, ...]
+    precision: Precision = "float32"
+    patch_size: int
+    resolution_step: int
+    fixed_size: tuple[int, int] | None = None
+    embed_dim: int
+    summary_dim: int | None = None
+    feature_fmt: Literal["NCHW", "NLC"] = "NCHW"
+    window_size: int | None = None
+    max_resolution: int | None = None
+    preferred_resolution: tuple[int, int] | None = None
+    adaptors: tuple[AdaptorCard, ...] = ()
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.patch_size, self.resolution_step, self.embed_dim) < 1 or not self.outputs:
+            raise ValueError("sizes must be positive, and there must be an output")
+
+    def to_json(self) -> str:
+        """The card as one JSON object."""
+        return json.dumps(to_mapping(self))
+
+
+def read_card(text: str | bytes | None, where: str) -> ExportCard:
+    """The card that `ExportCard.to_json` wrote.
+
+    Args:
+        text: the JSON; None where the file has none.
+        where: the file, for the message of an error.
+
+    Raises:
+        ValueError: no card, or a malformed one.
+    """
+    if text is None:
+        raise ValueError(f"{where} was not written by `radio export`: it says nothing about itself")
+    try:
+        return from_mapping(ExportCard, json.loads(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{where} describes itself in a way that this version does not know: {error}"
+        ) from error

@@ -1,0 +1,234 @@
+"""Exported files in the place of models: the same call, the same results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from radio_core.export.card import MODEL, AdaptorCard, ExportCard
+from radio_core.export.subject import check_size, nearest_size
+from radio_core.models.backbone import Resolution, check_images
+from radio_core.models.outputs import RadioOutput
+from radio_core.models.radio import FeatureFormat
+
+if TYPE_CHECKING:
+    from radio_core.teachers.text import TextTower
+
+SUFFIXES = (".onnx", ".engine", ".pt2")
+"""How the names of exported files end: ONNX, TensorRT, torch.export."""
+
+
+class Engine(Protocol):
+    """What runs an exported file.
+
+    Attributes:
+        card: what the file says about itself.
+        device: where it computes.
+    """
+
+    card: ExportCard
+    device: torch.device
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        """Float32 images [B, 3, H, W] to output name -> float32 tensor, on any device."""
+        ...
+
+
+def open_engine(
+    path: str | Path, device: str | torch.device = "cpu", threads: int | None = None
+) -> Engine:
+    """Whatever runs a file that `radio export` wrote.
+
+    Weights of an ONNX file outside of its folder and operators from foreign libraries are
+    refused. Engines of TensorRT and packages of torch.export are programs: open only those that
+    you trust.
+
+    Args:
+        path: .onnx, .engine or .pt2.
+        device: where it runs; an engine of TensorRT needs "cuda".
+        threads: of onnxruntime on a CPU; None for its own choice.
+
+    Raises:
+        ValueError: another kind of file, a damaged one, or no such device.
+        FileNotFoundError: no such file.
+        ImportError: the package that runs it is missing.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no exported model; those end with {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".onnx":
+        from radio_core.export.onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(path, device, threads)
+    if path.suffix == ".engine":
+        from radio_core.export.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(path, device)
+    from radio_core.export.torch_program import TorchEngine
+
+    return TorchEngine(path, device)
+
+
+def load_exported(
+    path: str | Path, device: str | torch.device = "cpu", threads: int | None = None
+) -> "ExportedModel":
+    """A file that `radio export` wrote, to be called like the `RadioModel` it was made from.
+
+    Args:
+        path: see `open_engine`, as the other arguments.
+        device: see `open_engine`.
+        threads: see `open_engine`.
+
+    Raises:
+        ValueError: see `open_engine`; or the file holds only a part of a model.
+        FileNotFoundError: no such file.
+        ImportError: the package that runs it is missing.
+    """
+    return ExportedModel(open_engine(path, device, threads))
+
+
+class ExportedModel:
+    """Images to summaries and features, by an exported file.
+
+    Attributes:
+        engine: what runs the file.
+        card: what the file says about itself.
+        adaptors: name -> what is known of the adaptor.
+        active_adaptors: those that a call returns when it is not told otherwise: all in the file.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.card = engine.card
+        if self.card.purpose != MODEL:
+            raise ValueError(
+                f"this file holds the part of {self.card.name or 'a model'} that is for "
+                f"{self.card.purpose!r}, not a whole model"
+            )
+        self.adaptors: dict[str, AdaptorCard] = {spec.name: spec for spec in self.card.adaptors}
+        self.active_adaptors = tuple(self.adaptors)
+        self._text_towers: dict[str, TextTower] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; images may be anywhere."""
+        return self.engine.device
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of one feature cell."""
+        return self.card.patch_size
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the backbone's features."""
+        return self.card.embed_dim
+
+    @property
+    def summary_dim(self) -> int | None:
+        """Width of the backbone's summary."""
+        return self.card.summary_dim
+
+    @property
+    def window_size(self) -> int | None:
+        """Side in patches of the attention windows; None for global attention."""
+        return self.card.window_size
+
+    @property
+    def max_resolution(self) -> int | None:
+        """Longest image side in pixels that the model is meant for; None if unknown."""
+        return self.card.max_resolution
+
+    @property
+    def preferred_resolution(self) -> Resolution | None:
+        """The (height, width) in pixels that the model is best at; None if unknown."""
+        size = self.card.preferred_resolution
+        return None if size is None else Resolution(*size)
+
+    @property
+    def min_resolution_step(self) -> int:
+        """Image sides are multiples of this many pixels."""
+        return self.card.resolution_step
+
+    def nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """The image size in pixels nearest to (height, width) that it takes."""
+        return nearest_size(self.card, height, width)
+
+    def check_adaptors(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The names as a tuple; ValueError lists the known ones when one is unknown."""
+        unknown = [name for name in names if name not in self.adaptors]
+        if unknown:
+            known = ", ".join(self.adaptors) or "none"
+            raise ValueError(f"unknown adaptors {unknown}; this file has: {known}")
+        return tuple(names)
+
+    def __call__(
+        self,
+        images: Tensor,
+        feature_fmt: FeatureFormat = "NLC",
+        adaptors: Sequence[str] | None = None,
+    ) -> RadioOutput | dict[str, RadioOutput]:
+        """As `RadioModel.forward`, which documents arguments, result and errors."""
+        names = self.active_adaptors if adaptors is None else tuple(adaptors)
+        outputs = self.forward_all(images, names, feature_fmt)
+        return outputs if names else outputs["backbone"]
+
+    def forward_all(
+        self,
+        images: Tensor,
+        adaptors: Sequence[str] = (),
+        feature_fmt: FeatureFormat = "NCHW",
+    ) -> dict[str, RadioOutput]:
+        """As `RadioModel.forward_all`; outputs are float32, on the device of the images."""
+        names = self.check_adaptors(adaptors)
+        check_images(images, 1)
+        height, width = images.shape[-2:]
+        check_size(self.card, height, width)
+        found = self.engine.run(images.float())
+        grid = (height // self.patch_size, width // self.patch_size)
+        outputs = {}
+        for name in ("backbone", *names):
+            prefix = "" if name == "backbone" else f"{name}_"
+            summary = found.get(f"{prefix}summary")
+            finer = self.adaptors[name].upsample if prefix else 1
+            cells = (grid[0] * finer, grid[1] * finer)
+            features = self._formatted(found[f"{prefix}features"], feature_fmt, cells)
+            outputs[name] = RadioOutput(
+                None if summary is None else summary.to(images.device),
+                features.to(images.device),
+            )
+        return outputs
+
+    def _formatted(
+        self, features: Tensor, feature_fmt: FeatureFormat, cells: tuple[int, int]
+    ) -> Tensor:
+        """Features in the layout asked for, whatever the file's is."""
+        if feature_fmt not in ("NLC", "NCHW"):
+            raise ValueError(f'unknown feature format {feature_fmt!r}; known: "NLC", "NCHW"')
+        if feature_fmt == self.card.feature_fmt:
+            return features
+        if feature_fmt == "NLC":
+            return features.flatten(2).transpose(1, 2)
+        if features.shape[1] != cells[0] * cells[1]:
+            raise ValueError('the features of this model hold other tokens too: use "NLC"')
+        as_map: Tensor = features.transpose(1, 2).unflatten(2, cells)
+        return as_map
+
+    @torch.no_grad()
+    def encode_text(self, adaptor: str, texts: Sequence[str], normalize: bool = False) -> Tensor:
+        """As `RadioModel.encode_text`, which documents it; on the CPU."""
+        self.check_adaptors([adaptor])
+        towers = {name: spec.text_tower for name, spec in self.adaptors.items() if spec.text_tower}
+        if adaptor not in towers:
+            having = ", ".join(towers) or "none"
+            raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
+        if adaptor not in self._text_towers:
+            from radio_core.teachers.text import load_text_tower
+
+            self._text_towers[adaptor] = load_text_tower(towers[adaptor])
+        encoded: Tensor = self._text_towers[adaptor].encode_text(texts, normalize)
+        return encoded

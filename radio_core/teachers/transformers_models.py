@@ -1,0 +1,329 @@
+"""Vision models of transformers as teachers: DINOv2, DINOv3, CLIP, SigLIP, ViT and any other."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from radio_core.extras import require
+from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers.licences import licence_of, stated_licence
+from radio_core.teachers.sources import model_folder
+from radio_core.teachers.transformers_files import load_network, model_class, read_config
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+DEFAULT_SIZE = 224
+"""Side in pixels of the images for a model whose files do not say which it takes."""
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How a kind of model is used.
+
+    Attributes:
+        model: transformers' class.
+        summary: "class token" after the last norm; the library's "pooled" output, projected into
+            the space of the texts where the model has one; or the "first" of pooled output, class
+            token and mean of the features that it has.
+        mean: of its processor, where the files have none.
+        std: the same.
+        text: it has a text tower.
+        any_size: it takes images of any size without being asked to.
+        stride: pixels of a feature cell, where the config has no patch_size.
+    """
+
+    model: str
+    summary: Literal["class token", "pooled", "first"]
+    mean: Channels | None = IMAGENET_MEAN
+    std: Channels | None = IMAGENET_STD
+    text: bool = False
+    any_size: bool = False
+    stride: int | None = None
+
+
+_CLIP = Family(model="CLIPModel", summary="pooled", mean=CLIP_MEAN, std=CLIP_STD, text=True)
+_SIGLIP = Family(model="SiglipModel", summary="pooled", mean=HALF, std=HALF, text=True)
+
+FAMILIES: dict[str, Family] = {
+    "dinov2": Family(model="Dinov2Model", summary="class token", any_size=True),
+    "dinov2_with_registers": Family(
+        model="Dinov2WithRegistersModel", summary="class token", any_size=True
+    ),
+    "dinov3_vit": Family(model="DINOv3ViTModel", summary="class token", any_size=True),
+    "dinov3_convnext": Family(
+        model="DINOv3ConvNextModel", summary="class token", any_size=True, stride=32
+    ),
+    "vit": Family(model="ViTModel", summary="class token", mean=HALF, std=HALF),
+    "deit": Family(model="DeiTModel", summary="class token"),
+    "clip": _CLIP,
+    "clip_vision_model": Family(
+        model="CLIPVisionModel", summary="pooled", mean=CLIP_MEAN, std=CLIP_STD
+    ),
+    "metaclip_2": Family(
+        model="MetaClip2Model", summary="pooled", mean=CLIP_MEAN, std=CLIP_STD, text=True
+    ),
+    "siglip": _SIGLIP,
+    "siglip_vision_model": Family(model="SiglipVisionModel", summary="pooled", mean=HALF, std=HALF),
+}
+"""`model_type` of config.json -> how it is used. Others are tried as `_ANY` says."""
+
+_ANY = Family(model="AutoModel", summary="first", mean=None, std=None)
+_PROJECTED = "CLIPVisionModelWithProjection"
+
+
+class TransformersTeacher(Teacher):
+    """Summary: as its `Family` says. Features: the patch tokens, or the map, of the last layer.
+
+    Position embeddings are interpolated by the library itself for other sizes than its own.
+
+    Args:
+        spec: what is known of it.
+        network: transformers' model.
+        family: how it is used.
+    """
+
+    def __init__(self, spec: TeacherSpec, network: nn.Module, family: Family) -> None:
+        super().__init__(spec)
+        self.network: Any = network
+        self.family = family
+        self.freeze()
+
+    @classmethod
+    def load(
+        cls, name: str, source: str, licence: str = "", kinds: Sequence[str] = ()
+    ) -> "TransformersTeacher":
+        """Load a hub id ("facebook/dinov2-with-registers-giant") or a local directory.
+
+        Nothing in the files is executed.
+
+        Args:
+            name: name of the teacher.
+            source: hub id or directory.
+            licence: licence of the weights; by default what is known of the name, or what the
+                model card says.
+            kinds: the `model_type`s that are wanted; any if empty.
+
+        Raises:
+            ValueError: another kind of model, or weights that do not fit its config.
+            DownloadError: the files cannot be downloaded; the message says where to put them.
+        """
+        folder = model_folder(source)
+        config = read_config(name, folder)
+        family = _family(config, source, kinds)
+        settings = processor_settings(folder)
+        mean, std = normalisation(settings, family.mean, family.std, str(folder))
+        kind = _class(name, config, family)
+        # Poolers of such models were often never trained; class token and mean need none.
+        parameters = inspect.signature(kind).parameters
+        arguments: dict[str, Any] = {n: False for n in ("add_pooling_layer",) if n in parameters}
+        network = load_network(name, kind, folder, **arguments).eval()
+        size = _own_size(getattr(config, "vision_config", config), settings)
+        spec = TeacherSpec(
+            name=name,
+            mean=mean,
+            std=std,
+            licence=licence or licence_of(name, stated_licence(folder)).name,
+            **_measured(name, network, family, size),
+        )
+        return cls(spec, network, family)
+
+    def extract(self, images: Tensor) -> TeacherOutput:
+        """Summary [B, D], features [B, F, h, w]."""
+        return TeacherOutput(*_read(self.network, self.family, images, self.spec.patch_size))
+
+
+def processor_settings(folder: Path) -> Mapping[str, Any]:
+    """What the preprocessor_config.json of a directory says; nothing where there is none."""
+    transformers = require("transformers", extra="hf")
+    read = transformers.image_processing_utils.BaseImageProcessor.get_image_processor_dict
+    try:
+        settings: Mapping[str, Any] = read(folder)[0]
+    except OSError:
+        return {}
+    return settings
+
+
+def _family(config: Any, source: str, kinds: Sequence[str]) -> Family:
+    """How the model of a config is used.
+
+    Raises:
+        ValueError: another kind than those wanted, or no vision model.
+    """
+    kind = config.model_type
+    if kinds and kind not in kinds:
+        raise ValueError(f"{source} is a {kind!r} model; needed is one of {', '.join(kinds)}")
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    transformers = require("transformers", extra="hf")
+    model = transformers.MODEL_MAPPING.get(type(config), None)
+    if isinstance(model, tuple):
+        model = model[0]
+    if kind == "radio" or getattr(model, "main_input_name", "") != "pixel_values":
+        hint = f"; RADIO models are radio:{source}" if kind == "radio" else ""
+        raise ValueError(
+            f"{source} is a {kind!r} model; known: {', '.join(FAMILIES)}, and others that take "
+            f"images alone{hint}"
+        )
+    return _ANY
+
+
+def _class(name: str, config: Any, family: Family) -> Any:
+    """The class of a config."""
+    if family is _ANY:
+        transformers = require("transformers", extra="hf")
+        found = transformers.MODEL_MAPPING[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    wanted = family.model
+    if wanted == "CLIPVisionModel" and _PROJECTED in (config.architectures or ()):
+        wanted = _PROJECTED
+    return model_class(name, wanted, config.model_type)
+
+
+def normalisation(
+    settings: Mapping[str, Any], mean: Channels | None, std: Channels | None, where: str
+) -> tuple[Channels, Channels]:
+    """Per-channel mean and standard deviation of a model's input.
+
+    Args:
+        settings: what `processor_settings` says.
+        mean: where the settings have none; None if nothing is known.
+        std: the same.
+        where: the model's directory, for the message of an error.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if settings.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    known = settings.get("image_mean") or mean, settings.get("image_std") or std
+    if None in known:
+        raise ValueError(
+            "the normalisation of the images is not known: put the model's "
+            f"preprocessor_config.json (image_mean, image_std) into {where}"
+        )
+    return _channels(known[0]), _channels(known[1])
+
+
+def _channels(values: Any) -> Channels:
+    """Three numbers, of three or of one for all channels."""
+    numbers = values if isinstance(values, Sequence) else (values,) * 3
+    red, green, blue = (float(number) for number in numbers)
+    return red, green, blue
+
+
+def _own_size(config: Any, settings: Mapping[str, Any]) -> int:
+    """Side in pixels of the model's own input."""
+    crop, size = settings.get("crop_size"), settings.get("size")
+    for found in (getattr(config, "image_size", None), crop, size):
+        if isinstance(found, Mapping):
+            found = found.get("height") or found.get("shortest_edge")
+        if isinstance(found, Sequence):
+            found = found[0]
+        if found:
+            return int(found)
+    return DEFAULT_SIZE
+
+
+def _measured(name: str, network: nn.Module, family: Family, size: int) -> dict[str, Any]:
+    """The fields of a spec that running the network tells.
+
+    Raises:
+        ValueError: it does not run on images alone, or gives nothing like a map of features.
+    """
+    flexible = family.any_size or bool(_options(network, family))
+    try:
+        stride = _stride(network, family, size)
+        # Two cells a side tell as much of the known kinds as a whole image would.
+        tried = 2 * stride if flexible and family is not _ANY else size
+        summary, features = _read(network, family, torch.zeros(1, 3, tried, tried), stride)
+        summary_dim, feature_dim = summary.shape[1], features.shape[1]
+    except Exception as error:  # of any library's model on what may be no input of it
+        raise ValueError(
+            f"teacher {name}: its model gives no summary and feature map of images alone: {error}"
+        ) from error
+    flexible = flexible or not _has_positions(network)
+    return {
+        "input_size": max(1, size // stride) * stride if flexible else size,
+        "patch_size": stride,
+        "summary_dim": summary_dim,
+        "feature_dim": feature_dim,
+        "flexible": flexible,
+    }
+
+
+def _options(network: nn.Module, family: Family) -> dict[str, bool]:
+    """What makes the model interpolate its position embedding, where it can."""
+    tower: Any = network.vision_model if family.text else network
+    names = inspect.signature(tower.forward).parameters
+    return {name: True for name in ("interpolate_pos_encoding",) if name in names}
+
+
+def _has_positions(network: nn.Module) -> bool:
+    """Whether weights belong to places in the image; convolutions have none."""
+    return any("position" in name or "pos_" in name for name, _ in network.named_parameters())
+
+
+@torch.no_grad()
+def _stride(network: nn.Module, family: Family, size: int) -> int:
+    """Pixels of a feature cell."""
+    config: Any = network.config
+    vision: Any = getattr(config, "vision_config", config)
+    patch: Any = family.stride or getattr(vision, "patch_size", None) or 0
+    cell = int(patch[0] if isinstance(patch, Sequence) else patch)
+    if family is not _ANY:
+        return cell
+    hidden: Tensor = _run(network, family, torch.zeros(1, 3, size, size)).last_hidden_state
+    if hidden.ndim == 3 and cell and (size // cell) ** 2 <= hidden.shape[1]:
+        return cell
+    side = hidden.shape[-1] if hidden.ndim == 4 else math.isqrt(hidden.shape[1])
+    return round(size / side)
+
+
+def _run(network: nn.Module, family: Family, images: Tensor) -> Any:
+    """The output of the (image) tower."""
+    tower: Any = network.vision_model if family.text else network
+    return tower(pixel_values=images, **_options(network, family))
+
+
+@torch.no_grad()
+def _read(network: nn.Module, family: Family, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Summary [B, D] and features [B, F, h, w] of normalised images."""
+    output = _run(network, family, images)
+    hidden: Tensor = output.last_hidden_state
+    rows, columns = (side // stride for side in images.shape[-2:])
+    prefix = 0
+    if hidden.ndim == 3:  # [B, prefix + h * w, F]
+        prefix = hidden.shape[1] - rows * columns
+        features = hidden[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+    else:
+        features = hidden
+    if tuple(features.shape[-2:]) != (rows, columns):
+        raise ValueError(f"features of shape {list(hidden.shape)} are no map of the image")
+    return _summary(network, family, output, prefix, features), features
+
+
+def _summary(
+    network: nn.Module, family: Family, output: Any, prefix: int, features: Tensor
+) -> Tensor:
+    """The summary [B, D] as the family says."""
+    if hasattr(output, "image_embeds"):
+        embeds: Tensor = output.image_embeds
+        return embeds
+    class_token: Tensor = output.last_hidden_state[:, 0]
+    if family.summary == "class token":
+        return class_token
+    pooled: Tensor | None = getattr(output, "pooler_output", None)
+    if pooled is not None:
+        projection: Any = getattr(network, "visual_projection", None)
+        return pooled.flatten(1) if projection is None else projection(pooled)
+    return class_token if prefix else features.mean(dim=(2, 3))

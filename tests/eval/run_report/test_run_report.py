@@ -1,0 +1,185 @@
+"""The HTML report of one evaluation: `radio eval TASK --report FILE.html`."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radio_core.commands import UsageError
+from radio_eval.commands import classification as classification_command
+from radio_eval.commands import evaluate
+from radio_eval.commands.classification import KnnOptions
+from radio_eval.contract import run_evaluator
+from radio_eval.knn import KnnPredictions
+from radio_eval.report.classification import choose_rows, knn_sections
+from radio_eval.report.sections import (
+    ConfusedPairs,
+    NeighbourSheet,
+    Questions,
+    Section,
+)
+from radio_eval.report.vqa import judge, vqa_sections
+from radio_eval.summaries.store import StoredSummaries
+from radio_eval.vqa.questions import read_vqa_questions
+from radio_eval.vqa.scoring import score_vqa
+from radio_eval.vqa.tasks import TASKS, find_vqa_data
+
+SMALL = ("--image-size", "32", "--no-cache")
+
+
+def test_knn_shows_the_neighbours_that_voted(toy: Path) -> None:
+    options = KnnOptions(model="random:tiny", data=toy / "classification", image_size=32, k=5)
+    evaluator = options.evaluator()
+    shown: list[Section] = []
+
+    def observe(train: StoredSummaries, val: StoredSummaries, found: KnnPredictions) -> None:
+        [sheet, pairs] = knn_sections(evaluator, train, val, found)
+        shown.extend((sheet, pairs))
+        hits = found.predicted == val.labels
+        assert isinstance(sheet, NeighbourSheet)
+        rows = choose_rows(hits, 8)
+        assert [query.name for query in sheet.queries] == [val.name(row) for row in rows]
+        assert [query.right for query in sheet.queries] == hits[rows].tolist()
+        for row, query in zip(rows, sheet.queries, strict=True):
+            nearest = [train.name(near) for near in found.neighbours[row].tolist()]
+            assert [near.name for near in query.neighbours] == nearest
+            similarities = [near.similarity for near in query.neighbours]
+            assert similarities == found.similarities[row].tolist()
+            assert query.vote[0].name == query.predicted
+            assert query.picture is not None
+            assert all(near.picture is not None for near in query.neighbours)
+            assert all(near.right == (near.class_name == query.truth) for near in query.neighbours)
+        assert isinstance(pairs, ConfusedPairs)
+        assert sum(pair.count for pair in pairs.pairs) == int((~hits).sum())
+
+    watched = dataclasses.replace(evaluator, observer=observe)
+    run_evaluator(watched, options.load_model())
+    assert len(shown) == 2
+
+
+def test_the_knn_report_is_whole(toy: Path, tmp_path: Path, run: Any) -> None:
+    found = run("knn", toy / "classification", tmp_path, *SMALL)
+    images = [attributes for tag, attributes in found.seen if tag == "img"]
+    assert len(images) >= 8 * 9
+    for text in ("kNN classification", "random:tiny", "Most confused classes", "temperature"):
+        assert text in found.text
+    assert '"torch":' in found.text
+    assert '"files":' in found.text
+
+
+def test_without_a_report_no_picture_is_made(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(classification_command, "knn_sections", fail)
+    data = str(toy / "classification")
+    command = ["knn", "--model", "random:tiny", "--data", data, "--device", "cpu", *SMALL]
+    assert evaluate.main(command) == 0
+    assert "report:" not in capsys.readouterr().out
+    with pytest.raises(AssertionError):
+        evaluate.main([*command, "--report", "unused.html"])
+
+
+def test_a_folder_in_the_place_of_the_report_is_refused_before_the_run(
+    toy: Path, tmp_path: Path
+) -> None:
+    command = ["knn", "--model", "random:tiny", "--data", str(toy / "classification")]
+    with pytest.raises(UsageError, match=r"is a folder; name an HTML file"):
+        evaluate.main([*command, *SMALL, "--report", str(tmp_path)])
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot make its folder: "):
+        evaluate.main([*command, *SMALL, "--report", str(tmp_path / "file" / "a.html")])
+
+
+def test_zero_shot(toy: Path, tmp_path: Path, run: Any) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra 'clip'")
+    data = toy / "classification"
+    found = run("zero-shot", data, tmp_path, "--no-cache", model="toy-clip")
+    assert "top-5 accuracy" in found.text
+    assert [tag for tag, _ in found.seen if tag == "svg"] == ["svg"]
+
+
+def test_linear_seg_without_a_folder(toy: Path, tmp_path: Path, run: Any) -> None:
+    options = ("--protocol", "toy", "--image-size", "32", "--iterations", "2", "--workers", "0")
+    found = run("linear-seg", toy / "segmentation", tmp_path, *options)
+    assert "IoU of every class" in found.text
+    assert found.text.count("image as the model saw it") == 6
+    assert len([tag for tag, _ in found.seen if tag == "img"]) == 3 * 6
+    assert "% of the pixels right" in found.text
+
+
+def test_sam_coco(toy: Path, tmp_path: Path, run: Any) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
+    broken = tmp_path / "coco"
+    shutil.copytree(toy / "coco", broken)
+    first = min((broken / "val2017").iterdir())
+    first.write_bytes(b"broken")
+    found = run("sam-coco", broken, tmp_path, "--limit", "4", model="sam")
+    assert len([tag for tag, _ in found.seen if tag == "img"]) == 3 * 3
+    assert first.name not in found.text
+    assert "mean IoU" in found.text
+    assert "not an image" in found.text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_questions_are_judged_as_they_are_scored(task: str, toy: Path, tmp_path: Path) -> None:
+    data = find_vqa_data(task, toy / "vqa")
+    questions = read_vqa_questions(data.questions, task)
+    answers = tmp_path / "answers.jsonl"
+    said = ["yes", "no", "A", "B", "2", "red", "lamp"]
+    lines = [
+        {"question_id": q.question_id, "prompt": q.prompt, "text": said[place % len(said)]}
+        for place, q in enumerate(questions)
+    ]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    judged = judge(data, answers)
+    assert len(judged) == len(questions)
+    mean = 100 * sum(each.score for each in judged) / len(judged)
+    assert mean == pytest.approx(score_vqa(data, answers, questions)["accuracy"])
+    assert len(judge(data, answers, limit=5)) == 5
+    [asked] = vqa_sections(data, answers, None, "model")
+    assert isinstance(asked, Questions)
+    assert sum(len(scene.questions) for scene in asked.scenes) == min(12, len(questions))
+    unlabelled = dataclasses.replace(data, annotations=(), problems=None, splits=None)
+    assert vqa_sections(unlabelled, answers, None, "model") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "part", "options"),
+    [
+        ("knn", "classification", SMALL),
+        ("linear-seg", "segmentation", ("--protocol", "toy", "--iterations", "2")),
+    ],
+)
+def test_two_processes_write_the_report_of_one(
+    toy: Path, tmp_path: Path, task: str, part: str, options: Sequence[str]
+) -> None:
+    command = ["-m", "radio_core.cli", "eval", task, "--model", "random:tiny", "--device", "cpu"]
+    command += ["--data", str(toy / part), *options]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    pages = []
+    for name, start in (("one", []), ("two", launcher)):
+        file = tmp_path / f"{name}.html"
+        done = subprocess.run(
+            [sys.executable, *start, *command, "--report", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("report: ") == 1
+        pages.append(file.read_text(encoding="utf-8").partition("<details>")[0])
+    assert pages[0] == pages[1]

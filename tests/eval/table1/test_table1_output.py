@@ -1,0 +1,163 @@
+"""The table as people and programs read it."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+pytest.importorskip("jinja2", reason="needs the extra 'eval'")
+
+from radio_eval.table1.cells import Cell
+from radio_eval.table1.columns import COLUMNS
+from radio_eval.table1.models import Subject
+from radio_eval.table1.output import csv_text, html, markdown, terminal_tables
+from radio_eval.table1.table import Row, Table
+
+CLIP, DINO = "open_clip:ViT-L-14-336/openai", "dinov2:facebook/dinov2-with-registers-giant"
+HOSTILE = "timm:<script>alert(1)</script>|*x*"
+
+
+def subject(source: str, parameters: int = 304_000_000, resolution: int = 336) -> Subject:
+    return Subject(
+        source=source,
+        weights="w",
+        parameters=parameters,
+        resolution=resolution,
+        resizing={},
+        capabilities=frozenset(),
+    )
+
+
+@pytest.fixture
+def table() -> Table:
+    clip = Row(source=CLIP, subject=subject(CLIP))
+    clip.cells = {
+        "throughput": Cell(value=412.0),
+        "zero-shot": Cell(value=75.5, result={"metrics": {"top1": 75.5}}),
+        "knn": Cell(value=80.0),
+        "ade20k": Cell(note="no data: name its folder with --ade20k DIR", failed=True),
+        "coco": Cell(),
+    }
+    dino = Row(source=DINO, subject=subject(DINO, 1_136_000_000, 518))
+    dino.cells = {"throughput": Cell(value=33.3), "zero-shot": Cell(), "knn": Cell(value=83.125)}
+    dino.cells["ade20k"] = clip.cells["ade20k"]
+    hostile = Row(source=HOSTILE, failure="the model cannot be loaded: <b>none</b>")
+    columns = [COLUMNS[name] for name in ("zero-shot", "knn", "ade20k", "coco")]
+    metadata = {"options": {"throughput": {"batch_size": 4}}, "machine": {"device": "cpu"}}
+    rows = [clip, dino, hostile]
+    return Table(rows=rows, columns=columns, kind="folders", metadata=metadata)
+
+
+class Cells(HTMLParser):
+    """The table's rows as (text of a cell, its small text, its class)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[list[str]]] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "wbr"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(["", "", dict(attrs).get("class") or ""])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "tbody" in self.open and self.open[-1] in ("td", "th", "small"):
+            self.rows[-1][-1][self.open[-1] == "small"] += data
+
+
+def test_the_page_shows_ours_and_smaller_the_papers(table: Table) -> None:
+    text = html(table)
+    page = Cells()
+    page.feed(text)
+    assert page.open == []
+    groups, heads, clip, dino, hostile = page.rows
+    assert [len(row) for row in (heads, clip, dino, hostile)] == [8] * 4
+    assert len(groups) == 5  # the model's, the facts', and three groups of tasks
+    assert clip[0][:2] == [CLIP, "OpenAI CLIP-L/14*"]
+    assert [cell[:2] for cell in clip[1:6]] == [
+        ["304", "305"],
+        ["336", "336"],
+        ["412", "414"],
+        ["75.50", "75.54"],
+        ["80.00", "79.80"],
+    ]
+    assert [cell[:2] for cell in clip[6:]] == [["", ""], ["", ""]]
+    assert dino[3][:2] == ["33.3", "294†"]
+    assert dino[4] == ["", "", ""]
+    assert dino[5] == ["83.12", "83.41", "best"]
+    assert hostile[0][0] == HOSTILE
+    assert "script" not in page.tags
+    assert "prefers-color-scheme" in text
+    assert not re.search(r"(src|href)=[\"']?http", text)
+
+
+def test_remarks_say_what_failed_and_explain_the_marks(table: Table) -> None:
+    remarks = table.remarks()
+    both = f"ADE20k of {CLIP}, {DINO}: no data: name its folder with --ade20k DIR"
+    assert both in remarks
+    assert any(remark.startswith("† ") for remark in remarks)
+    assert any(remark.startswith("* ") for remark in remarks)
+    assert not any(remark.startswith("‡ ") for remark in remarks)
+    assert table.failed
+
+
+def test_an_empty_cell_is_no_failure() -> None:
+    row = Row(source="toy", cells={"coco": Cell(note="no LLaVA")})
+    assert not Table(rows=[row], columns=[COLUMNS["coco"]], kind="toy").failed
+
+
+def test_markdown_has_a_table_that_texts_cannot_break(table: Table) -> None:
+    lines = markdown(table).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 5
+    cells = [re.split(r"(?<!\\)\|", row) for row in rows]
+    assert {len(row) for row in cells} == {10}
+    assert cells[3][6].strip() == "**83.12** <sub>83.41</sub>"
+    assert cells[2][7].strip() == ""
+    assert "<script>" not in "\n".join(lines)
+
+
+def test_csv_has_ours_and_the_papers_in_columns_of_their_own(table: Table) -> None:
+    clip, dino, hostile = csv.DictReader(io.StringIO(csv_text(table)))
+    assert clip["zero-shot"] == "75.5"
+    assert clip["paper_zero-shot"] == "75.54"
+    assert clip["paper_model"] == "OpenAI CLIP-L/14"
+    assert (dino["zero-shot"], dino["paper_zero-shot"], dino["paper_knn"]) == ("", "", "83.41")
+    assert dino["params_m"] == "1136"
+    assert {value for name, value in hostile.items() if name != "model"} == {""}
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_number_is_cut_off_in_a_narrow_terminal(table: Table, width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    parts = terminal_tables(table, width)
+    for part in parts:
+        console.print(part)
+    shown = console.export_text()
+    for text in ("75.50", "80.00", "83.12", "1,136", "33.3", "294†", "79.80", "COCO"):
+        assert text in shown
+    assert "…" not in shown
+    assert (len(parts) == 1) == (width == 200)
+
+
+def test_json_keeps_results_and_the_papers_row(table: Table) -> None:
+    content = table.to_json()
+    clip = content["rows"][CLIP]
+    assert clip["scores"] == {"zero-shot": 75.5, "knn": 80.0, "ade20k": None, "coco": None}
+    assert clip["paper"]["scores"]["gqa"] == 62.20
+    assert content["rows"][HOSTILE]["paper"] is None
+    found = content["evaluations"][CLIP]["zero-shot"]
+    assert found["result"]["metrics"] == {"top1": 75.5}
+    assert "torch" in content["metadata"]["versions"]
