@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-EXTRAS := train,clip,sam,llava,hf,eval
+EXTRAS := train,clip,sam,llava,hf,eval,export
 # LLaVA's own code, without its pins, which are for the versions of 2023.
 LLAVA := --no-deps llava-torch
 

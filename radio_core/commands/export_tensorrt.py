@@ -17,7 +17,14 @@ from radio_core.export.onnxruntime import OnnxRuntimeEngine
 from radio_core.export.parity import parity_cases
 from radio_core.export.profile import Profile, parse_shape
 from radio_core.export.subject import Watch
-from radio_core.export.tensorrt import SUFFIX, Built, build_engine, export_tensorrt, find_tensorrt
+from radio_core.export.tensorrt import (
+    SUFFIX,
+    Built,
+    build_engine,
+    export_tensorrt,
+    find_tensorrt,
+    has_timing_cache,
+)
 
 _PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -41,7 +48,8 @@ class TensorRTOptions(ExportOptions):
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """In which it computes. An ONNX file in the place of the model has its own."""
     timing_cache: Path | None = None
-    """Timings of earlier builds, to make this one faster; the file is created or updated."""
+    """Timings of earlier builds, to make this one faster; the file is created or updated. Only for
+    the package tensorrt: tensorrt_rtx takes none."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     check_destination(options.out, SUFFIX)
-    find_tensorrt()
+    package = find_tensorrt()
     with watching() as watch:
         if options.model.endswith(".onnx"):
             card, done = _from_graph(options, profile, watch)
@@ -74,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
             )
     report(done, card, options.json)
     print(f"built by {done.builder} in {done.seconds:.1f} s")
+    if options.timing_cache is not None and not has_timing_cache(package):
+        print("--timing-cache has no effect: tensorrt_rtx takes no timings when it builds")
     if not done.ran:
         print("built and not run: torch finds no GPU here")
     return 0

@@ -77,8 +77,11 @@ class Ranks:
         Raises:
             SystemExit: another process has told of its error already; one message is enough.
         """
-        if self._watch is not None and not self._watch.fail(str(error)):
+        if self._watch is None:
+            return
+        if not self._watch.fail(str(error)):
             raise SystemExit(1) from error
+        self._watch.wait_for_others()
 
     def blame(self, error: BaseException, advice: str) -> NoReturn:
         """End this process after an error, perhaps one that only follows from another's end.

@@ -64,9 +64,29 @@ class Watch:
     def fail(self, message: str) -> bool:
         """Leave a note that the run has failed; False if there was one before."""
         mine = f"{self.rank}: {message}"
-        with self._lock, contextlib.suppress(RuntimeError):  # the store may be gone by now
-            return bool(self._store.compare_set(_NOTE, "", mine).decode() == mine)
+        with contextlib.suppress(RuntimeError):  # the store may be gone by now
+            with self._lock:
+                first = bool(self._store.compare_set(_NOTE, "", mine).decode() == mine)
+                self._store.set(f"knows/{self.rank}", "")
+            return first
         return True
+
+    def wait_for_others(self) -> None:
+        """Stay until the others have failed, too, or for some seconds.
+
+        For an error that all of them meet: the process that holds the store must not take it away
+        before they have seen the note. Where torchrun holds it, nobody needs to wait.
+        """
+        if self.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return
+        everyone = [f"knows/{rank}" for rank in range(self.size)]
+        latest = time.monotonic() + _GRACE
+        with contextlib.suppress(RuntimeError):
+            while time.monotonic() < latest:
+                with self._lock:
+                    if self._store.check(everyone):
+                        return
+                time.sleep(0.1)
 
     def failed(self) -> bool:
         """Whether any process has left a note."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,22 @@ _SYMBOL = re.compile(r"\bs\d+\b")
 
 
 def label(model: Any, card: ExportCard) -> None:
-    """Put the card into an `onnx_ir.Model`, and name its sizes after what they are."""
+    """Put the card into an `onnx_ir.Model`, and name its sizes after what they are.
+
+    What torch notes about each node (source lines and the paths of their files) is removed.
+    """
     model.producer_name, model.producer_version = "radio-toolkit", card.toolkit
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [value for node in graph for value in node.outputs]
+    for part in (model, graph, *graph, *values):
+        part.metadata_props.clear()
     model.metadata_props[CARD_KEY] = card.to_json()
-    _name_sizes(model)
+    _name_sizes(graph.inputs[0].shape, values)
 
 
-def _name_sizes(model: Any) -> None:
-    """Sizes called batch, height and width at the input, and made of these everywhere else."""
-    shape = model.graph.inputs[0].shape
+def _name_sizes(shape: Any, values: Iterable[Any]) -> None:
+    """Sizes called batch, height and width at the input's shape, and made of these elsewhere."""
     names: dict[str, str] = {}
     for index, name in ((0, "batch"), (2, "height"), (3, "width")):
         symbol = str(getattr(shape[index], "value", shape[index]))
@@ -38,7 +45,6 @@ def _name_sizes(model: Any) -> None:
     def renamed(match: re.Match[str]) -> str:
         return names.get(match[0], match[0])
 
-    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
         if value.shape is not None:
             sizes = [getattr(size, "value", size) for size in value.shape]

@@ -1,6 +1,7 @@
 """The shapes of images that an engine is built for."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from radio_core.export.card import ExportCard
 from radio_core.export.subject import check_size
 
+_NAMES = ("minimum", "optimum", "maximum")
 _SHAPE = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,5})")
 
 
@@ -57,13 +59,17 @@ class Profile:
         """Its different shapes."""
         return list(dict.fromkeys((self.minimum, self.optimum, self.maximum)))
 
+    def to_mapping(self) -> dict[str, str]:
+        """The shapes as texts, for JSON."""
+        return {name: str(getattr(self, name)) for name in _NAMES}
+
     def check(self, card: ExportCard) -> None:
         """Refuse a profile of which the network does not take a shape.
 
         Raises:
             ValueError: naming the shape and the nearest one.
         """
-        for name in ("minimum", "optimum", "maximum"):
+        for name in _NAMES:
             shape: Shape = getattr(self, name)
             try:
                 check_size(card, shape.height, shape.width)
@@ -79,3 +85,13 @@ class Profile:
                 f"images of shape {shape} are outside of what the engine was built for, "
                 f"{self.minimum} to {self.maximum}"
             )
+
+
+def read_profile(shapes: Mapping[str, str]) -> Profile:
+    """The profile that `Profile.to_mapping` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: a malformed one.
+    """
+    minimum, optimum, maximum = (parse_shape(shapes[name]) for name in _NAMES)
+    return Profile(minimum=minimum, optimum=optimum, maximum=maximum)

@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from radio_core import __version__
 from radio_core.export.card import AdaptorCard, ExportCard, Precision
@@ -47,6 +49,8 @@ class Subject:
         for part in module.modules():
             if isinstance(part, ERadio):
                 part.switch_to_deploy()
+            if isinstance(part, nn.Sequential):
+                _fold_batch_norms(part)
         return Subject(
             module=module.to(DTYPES[precision]).eval(),
             card=dataclasses.replace(self.card, precision=precision),
@@ -56,6 +60,15 @@ class Subject:
     def run(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] in [0, 1] to output name -> tensor."""
         return dict(zip(self.card.outputs, self.module(images), strict=True))
+
+
+def _fold_batch_norms(layers: nn.Sequential) -> None:
+    """Merge each BatchNorm into the convolution before it, while the weights are still float32."""
+    children = list(layers.named_children())
+    for (name, convolution), (following, norm) in itertools.pairwise(children):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(layers, name, fuse_conv_bn_eval(convolution, norm))
+            setattr(layers, following, nn.Identity())
 
 
 class NamedOutputs(nn.Module):

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from radio_core.config_file import from_mapping, to_mapping
+from radio_core.config_file import to_mapping
 from radio_core.export.card import CARD_KEY, ExportCard, Precision, read_card
 from radio_core.export.destination import Exported, beside, check_destination
 from radio_core.export.onnx import DEFAULT_OPSET, check_packages, export_onnx, write_onnx
 from radio_core.export.onnx_file import read_onnx_card
 from radio_core.export.parity import TOLERANCES, ParityCase, check_parity, parity_cases
-from radio_core.export.profile import Profile
+from radio_core.export.profile import Profile, read_profile
 from radio_core.export.subject import INPUT, Subject, Watch, unwatched
 
 SUFFIX = ".engine"
@@ -49,6 +49,11 @@ def find_tensorrt() -> ModuleType:
         "'tensorrt': pip install 'radio-toolkit[tensorrt]'",
         name=_PACKAGES[0],
     )
+
+
+def has_timing_cache(trt: ModuleType) -> bool:
+    """Whether the package times kernels while it builds; tensorrt_rtx chooses them when it runs."""
+    return trt.__name__ == _PACKAGES[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,8 @@ def export_tensorrt(
         path: ends with .engine; the card goes to the same name with .json behind it.
         profile: the shapes that it shall take.
         precision: in which it computes.
-        timing_cache: file with the timings of earlier builds; it is read, and written again.
+        timing_cache: file with the timings of earlier builds; it is read, and written again. Not
+            touched by tensorrt_rtx, which takes no timings.
         tolerance: largest error, as a share of an output's largest value; None for the usual one
             of the precision.
         watch: listener.
@@ -153,9 +159,10 @@ def build_engine(
     with beside(path) as folder:
         draft, side = folder / path.name, folder / (path.name + CARD_SUFFIX)
         began = time.monotonic()
-        draft.write_bytes(_built(trt, graph, profile, timing_cache, watch))
+        cache = timing_cache if has_timing_cache(trt) else None
+        draft.write_bytes(_built(trt, graph, profile, cache, watch))
         seconds = time.monotonic() - began
-        about = {CARD_KEY: to_mapping(card), _PROFILE_KEY: to_mapping(profile)}
+        about = {CARD_KEY: to_mapping(card), _PROFILE_KEY: profile.to_mapping()}
         side.write_text(json.dumps(about) + "\n", encoding="utf-8")
         runs = torch.cuda.is_available() and bool(cases)
         differences = []
@@ -220,7 +227,7 @@ def _logger(trt: Any) -> Any:
             self.last = ""
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
                 self.last = message
 
     return Quiet()
@@ -319,6 +326,6 @@ def read_engine_card(path: Path) -> tuple[ExportCard, Profile]:
     try:
         about = json.loads(side.read_bytes())
         card = read_card(json.dumps(about[CARD_KEY]), str(side))
-        return card, from_mapping(Profile, about[_PROFILE_KEY])
+        return card, read_profile(about[_PROFILE_KEY])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{side} is damaged: {error!r}") from error

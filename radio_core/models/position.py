@@ -5,7 +5,7 @@ so that the model learns to work at any resolution (paper section 3.3, Kim et al
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -116,13 +116,15 @@ class PatchGenerator(nn.Module):
             return self._fit_top_left(field, rows, cols)
         if self.training:
             return _random_crops(field, batch, rows, cols)
-        side = torch.sym_max(rows, cols)
-        return _corner(self._resize(field, side, side), rows, cols)
+        # A plain max would fix an exported graph to one of its cases.
+        longest = cast(int, torch.sym_max(rows, cols))
+        return _corner(self._resize(field, longest, longest), rows, cols)
 
     def _fit_top_left(self, field: Tensor, rows: int, cols: int) -> Tensor:
         """The top-left corner of the grid [1, C, R, R], stretched only where R is too small."""
-        sides = [torch.sym_min(side, self.grid_size) for side in (rows, cols)]
-        field = _corner(field, *sides)
+        height = cast(int, torch.sym_min(rows, self.grid_size))
+        width = cast(int, torch.sym_min(cols, self.grid_size))
+        field = _corner(field, height, width)
         fits = not any_size(rows, cols) and field.shape[-2:] == (rows, cols)
         return field if fits else self._resize(field, rows, cols)
 

@@ -79,8 +79,8 @@ def fetch_repository(hub_id: str, also: Sequence[str] = ()) -> Path:
         raise DownloadError(
             f"cannot fetch {' and '.join(patterns)} of {hub_id}: {why_not_fetched(error, repo)}. "
             f"On another machine, either download them from {page} and give the path of their "
-            f"folder instead, or run `hf download {repo}` and copy {place.name} from its hub cache to "
-            f"{place}"
+            f"folder instead, or run `hf download {repo}` and copy {place.name} from its hub cache "
+            f"to {place}"
         ) from error
     for pattern in patterns:
         if not any(folder.glob(pattern)):

@@ -109,7 +109,7 @@ def test_configurations_that_make_no_sense(overrides: dict[str, object], message
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="known: tiny, base, large, huge"):
+    with pytest.raises(ValueError, match="known: tiny, small, base, large, huge"):
         vit_config("giant")
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from radio_eval.report.html import environment
 from radio_eval.table1.cells import write_text
-from radio_eval.table1.columns import VQA_COLUMNS
+from radio_eval.table1.columns import IMAGENET, VQA_COLUMNS
 from radio_eval.table1.paper import SETTING, SOURCE, THROUGHPUT
 from radio_eval.table1.table import Row, Table
 
@@ -50,7 +50,8 @@ def headings(table: Table) -> list[str]:
 def groups(table: Table) -> list[tuple[str, int]]:
     """Headings over the columns: (title, columns that it spans), the first three without."""
     found = groupby(column.group for column in table.columns)
-    return [("", 3), *((title, len(list(members))) for title, members in found)]
+    names = {IMAGENET: "Classification"} if table.kind == "toy" else {}
+    return [("", 3), *((names.get(title, title), len(list(same))) for title, same in found)]
 
 
 def shown(table: Table, row: Row) -> list[Shown]:

@@ -78,8 +78,8 @@ class Table:
         return any(row.paper is not None for row in self.rows)
 
     def best(self, column: str) -> float | None:
-        """The highest of our numbers in a column, where there are several."""
-        values = [value for row in self.rows if (value := row.value(column)) is not None]
+        """The highest of our numbers in a column, where there are different ones."""
+        values = {value for row in self.rows if (value := row.value(column)) is not None}
         return max(values) if len(values) > 1 else None
 
     def title(self) -> str:

@@ -172,7 +172,10 @@ class VqaTask:
             return {"value": result["accuracy"]}
         if "popular" not in result["splits"]:
             return {"value": None, "note": "the questions of POPE have no popular split"}
-        return {"value": result["splits"]["popular"]["f1"]}
+        popular = result["splits"]["popular"]
+        constant = {0.0: "no", 100.0: "yes"}.get(popular["yes_ratio"])
+        note = f"every answer to the popular questions is {constant}" if constant else ""
+        return {"value": popular["f1"], "note": note}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 from radio_eval.table1.cells import Cell
 from radio_eval.table1.columns import COLUMNS
 from radio_eval.table1.models import Subject
-from radio_eval.table1.output import csv_text, html, markdown, terminal_tables
+from radio_eval.table1.output import csv_text, groups, html, markdown, terminal_tables
 from radio_eval.table1.table import Row, Table
 
 CLIP, DINO = "open_clip:ViT-L-14-336/openai", "dinov2:facebook/dinov2-with-registers-giant"
@@ -116,6 +116,25 @@ def test_remarks_say_what_failed_and_explain_the_marks(table: Table) -> None:
 def test_an_empty_cell_is_no_failure() -> None:
     row = Row(source="toy", cells={"coco": Cell(note="no LLaVA")})
     assert not Table(rows=[row], columns=[COLUMNS["coco"]], kind="toy").failed
+
+
+def test_the_toy_world_is_not_called_imagenet(table: Table) -> None:
+    assert groups(table)[1] == ("ImageNet1K", 2)
+    table.kind = "toy"
+    assert groups(table) == [
+        ("", 3),
+        ("Classification", 2),
+        ("Segmentation (linear)", 1),
+        ("SAM", 1),
+    ]
+
+
+def test_the_best_of_a_column_is_none_where_all_are_equal() -> None:
+    rows = [Row(source=name, cells={"knn": Cell(value=5.0)}) for name in ("a", "b")]
+    table = Table(rows=rows, columns=[COLUMNS["knn"]], kind="toy")
+    assert table.best("knn") is None
+    rows[0].cells["knn"] = Cell(value=6.0)
+    assert table.best("knn") == 6.0
 
 
 def test_markdown_has_a_table_that_texts_cannot_break(table: Table) -> None:

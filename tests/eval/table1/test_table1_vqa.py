@@ -52,9 +52,13 @@ def folder(tmp_path: Path) -> Path:
 def test_of_pope_the_popular_questions_f1_counts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = {"random": {"f1": 90.0}, "popular": {"f1": 80.0}}
+    splits = {"random": {"f1": 90.0}, "popular": {"f1": 80.0, "yes_ratio": 40.0}}
     result = {"f1": 85.0, "accuracy": 84.0, "splits": splits}
-    assert cell("pope", folder, result, monkeypatch)["value"] == 80.0
+    found = cell("pope", folder, result, monkeypatch)
+    assert (found["value"], found["note"]) == (80.0, "")
+    constant = {"popular": {"f1": 0.0, "yes_ratio": 0.0}}
+    found = cell("pope", folder, {**result, "splits": constant}, monkeypatch)
+    assert (found["value"], found["note"]) == (0.0, "every answer to the popular questions is no")
     without = cell("pope", folder, {**result, "splits": {"random": {}}}, monkeypatch)
     assert without["value"] is None
     assert "no popular split" in without["note"]

@@ -1,0 +1,127 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from radio_core.export import tensorrt as target
+from radio_core.export.profile import Profile, Shape, parse_shape
+from radio_core.export.subject import model_subject
+from radio_core.export.tensorrt import build_engine, export_tensorrt, read_engine_card
+from radio_core.models import RadioModel
+
+Build = Callable[..., RadioModel]
+Watched = list[tuple[str, int, int]]
+
+
+def profile(low: str = "1x64x64", best: str = "2x64x96", high: str = "3x128x128") -> Profile:
+    return Profile(minimum=parse_shape(low), optimum=parse_shape(best), maximum=parse_shape(high))
+
+
+@pytest.mark.parametrize("text", ["", "4", "4x432", "0x64x64", "1x64x-64", "1x64x64x3", "axbxc"])
+def test_what_is_no_shape_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="BATCHxHEIGHTxWIDTH"):
+        parse_shape(text)
+
+
+def test_a_shape_is_read_and_written() -> None:
+    assert parse_shape("4x432x448") == Shape(4, 432, 448)
+    assert str(Shape(4, 432, 448)) == "4x432x448"
+
+
+def test_profiles_must_grow() -> None:
+    with pytest.raises(ValueError, match="must not shrink"):
+        profile(best="4x64x96")
+    assert profile("1x64x64", "1x64x64", "1x64x64").shapes == [Shape(1, 64, 64)]
+
+
+def test_a_profile_off_the_step_is_refused_before_the_model_runs(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("vit-windowed")
+    monkeypatch.setattr(model, "forward_all", None)
+    with pytest.raises(ValueError, match=r"--opt 2x64x100.*nearest valid size is 64x96"):
+        export_tensorrt(model_subject(model), tmp_path / "m.engine", profile(best="2x64x100"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_PACKAGES", ("no_such_tensorrt", "no_such_tensorrt_rtx"))
+    with pytest.raises(ImportError, match=r"radio-toolkit\[tensorrt\]"):
+        target.find_tensorrt()
+
+
+def needs_tensorrt() -> None:
+    try:
+        target.find_tensorrt()
+    except ImportError:
+        pytest.skip("needs the extra 'tensorrt'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", ["vit", "vit-windowed", "vit-dinov2", "vit-grid", "eradio", "eradio-conv"]
+)
+def test_every_graph_builds(family: str, onnx_of: Callable[[str], Path], tmp_path: Path) -> None:
+    needs_tensorrt()
+    watched: Watched = []
+    done = build_engine(
+        onnx_of(family),
+        tmp_path / "m.engine",
+        profile(),
+        watch=lambda *args: watched.append(args),
+    )
+    assert done.path.stat().st_size > 10_000
+    assert done.side_file == tmp_path / "m.engine.json"
+    assert not done.ran
+    assert any(what.startswith("TensorRT:") and total for what, _, total in watched)
+    card, built_for = read_engine_card(done.path)
+    assert (card.name, built_for) == (family, profile())
+    assert {file.name for file in tmp_path.iterdir()} == {"m.engine", "m.engine.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16"])
+def test_other_precisions_build(precision: Any, build: Build, tmp_path: Path) -> None:
+    needs_tensorrt()
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    path = tmp_path / "m.engine"
+    export_tensorrt(model_subject(build("vit")), path, profile(), precision=precision)
+    assert read_engine_card(path)[0].precision == precision
+
+
+def test_an_engine_needs_its_card_and_a_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "m.engine"
+    with pytest.raises(FileNotFoundError):
+        read_engine_card(path)
+    path.write_bytes(b"engine")
+    with pytest.raises(ValueError, match=r"needs m\.engine\.json beside it"):
+        read_engine_card(path)
+    for text in ("{", "[]", '{"radio": {}}', "{}"):
+        (tmp_path / "m.engine.json").write_text(text)
+        with pytest.raises(ValueError, match=r"m\.engine\.json"):
+            read_engine_card(path)
+
+
+def test_images_outside_of_the_profile_are_refused() -> None:
+    profile().check_images(torch.zeros(2, 3, 96, 64))
+    with pytest.raises(ValueError, match=r"shape 4x64x64 are outside.*1x64x64 to 3x128x128"):
+        profile().check_images(torch.zeros(4, 3, 64, 64))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_engine_is_the_model(
+    precision: Any, build: Build, tmp_path: Path, assert_close: Callable[..., None]
+) -> None:
+    needs_tensorrt()
+    from radio_core.export.parity import TOLERANCES
+    from radio_core.export.runtime import load_exported
+
+    model, path = build("vit"), tmp_path / "m.engine"
+    subject = model_subject(model, adaptors=tuple(model.adaptors))
+    assert export_tensorrt(subject, path, profile(), precision=precision).ran
+    images = torch.rand(2, 3, 64, 128)
+    with torch.no_grad():
+        assert_close(load_exported(path, "cuda")(images), model(images), TOLERANCES[precision])
