@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.normalization import (
@@ -72,7 +72,8 @@ def reduce_half(rank: int, store: str, features: torch.Tensor, out: str) -> None
 def test_two_processes_have_the_statistics_of_all(tmp_path: Path) -> None:
     features, out = torch.randn(5, 6, 3, 3) * 4 + 2, str(tmp_path / "sums.pt")
     arguments = (str(tmp_path / "store"), features, out)
-    spawn(reduce_half, arguments, nprocs=2)
+    # Forked: a new interpreter would not find this module by its name.
+    start_processes(reduce_half, arguments, nprocs=2, start_method="fork")
     whole = measured(features, covariance=True)
     count, *moments = torch.load(out, weights_only=True)
     assert count == whole.count == 45

@@ -21,6 +21,7 @@ MakeRun = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def toy() -> Plan:
+    pytest.importorskip("open_clip", reason="needs the extra 'clip'")
     return plan_run(replace(get_recipe("toy"), cached_views=0), Machine())
 
 

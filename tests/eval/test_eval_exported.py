@@ -21,6 +21,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("adaptor", ["", "clip"])
 def test_an_exported_model_is_evaluated_like_the_model(file: str, adaptor: str) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra 'clip'")
     exported = load_eval_model(file, adaptor=adaptor)
     model = load_eval_model("toy", adaptor=adaptor)
     assert exported.name == "toy.pt2"
@@ -56,6 +57,7 @@ def test_what_a_file_cannot_do_is_said(file: str, tmp_path: Path) -> None:
 
 
 def test_an_exported_encoder_segments(tmp_path: Path) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
     path = tmp_path / "encoder.pt2"
     assert main(["export", "torch", "toy", str(path), "--for", "sam", "--size", "64"]) == 0
     model = load_sam_model(str(path))
