@@ -53,9 +53,17 @@ def test_a_difference_of_the_other_sign_is_not_seen() -> None:
     assert judged([10.0, 11.0], [12.0, 13.5]).verdict == "not seen here: the other way round"
 
 
-@pytest.mark.parametrize("b", [[9.0, 13.0], [10.0, 12.0]])
-def test_a_difference_no_larger_than_its_spread_says_nothing(b: list[float]) -> None:
-    assert judged([10.0, 12.0], b).verdict == "within the spread"
+@pytest.mark.parametrize(
+    ("b", "verdict"),
+    [
+        ([9.0, 13.0], "within the spread"),
+        ([10.0, 12.0], "within the spread"),
+        ([9.0, 9.5], "within the spread"),  # 1.75 ±1.06
+        ([9.0, 10.6], "as in the paper"),  # 1.2 ±0.28
+    ],
+)
+def test_a_difference_of_two_spreads_or_less_says_nothing(b: list[float], verdict: str) -> None:
+    assert judged([10.0, 12.0], b).verdict == verdict
 
 
 def test_only_seeds_of_both_variants_count_and_one_is_too_few() -> None:

@@ -9,6 +9,9 @@ from typing import Literal
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Variant -> metric -> seed -> value."""
 
+SPREADS = 2
+"""Standard deviations over the seeds that a difference must exceed to have a direction."""
+
 Outcome = Literal["as in the paper", "within the spread", "not seen here", "not measured"]
 
 
@@ -59,12 +62,14 @@ class Judgement:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the mean difference is beyond the margin by more than the spread."""
+        """Whether the mean difference is beyond the margin by more than `SPREADS` spreads."""
         if self.mean is None or self.spread is None:
             return "not measured"
         beyond = self.mean - self.claim.margin
         # Differences that are equal but for rounding have no spread, and say nothing either.
-        if abs(beyond) <= self.spread or math.isclose(self.mean, self.claim.margin, abs_tol=1e-9):
+        if abs(beyond) <= SPREADS * self.spread or math.isclose(
+            self.mean, self.claim.margin, abs_tol=1e-9
+        ):
             return "within the spread"
         return "as in the paper" if beyond > 0 else "not seen here"
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from radio_eval.paper.claims import Judgement, Outcome
+from radio_eval.paper.claims import SPREADS, Judgement, Outcome
 from radio_eval.paper.results import PaperResults
 from radio_eval.report.html import environment
 from radio_eval.table1.cells import write_text
@@ -137,8 +137,9 @@ def explanations(results: PaperResults) -> list[str]:
         "and standard deviation (n − 1) over the seeds; scores in percent; small: the paper's "
         "numbers, of other models and other data. What is compared is the direction.",
         "Differences are taken seed by seed: the variants of one seed see the same crops in the "
-        "same order. A direction counts as seen where the mean difference is larger than its "
-        "standard deviation over the seeds; all students share one set of evaluation images.",
+        "same order. A direction counts as seen where the mean difference is larger than "
+        f"{SPREADS} standard deviations over the seeds; below that it is within the spread. All "
+        "students are evaluated on the same images, whose choice the spread does not show.",
         *results.table.setting,
     ]
     for (variant, seed), reason in results.failures.items():

@@ -86,6 +86,7 @@ class Students:
             run = dataclasses.replace(config, out=student.folder, resume=student.folder.exists())
             result = train(run, self._console)
             if result.student is None:
+                self._console.print("the same radio paper command goes on from there")
                 raise KeyboardInterrupt
             cell = Cell(result={"steps": result.step}, identity=identity)
             self._cells.write(name, _TRAINING, cell)
