@@ -1,13 +1,14 @@
 """Statistics of teacher outputs, standardised features and their way back through saved heads."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed, nn
-from torch.multiprocessing.spawn import spawn
+from torch import nn
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.normalization import (
@@ -60,24 +61,36 @@ def test_vectors_count_like_maps_of_one_position() -> None:
     torch.testing.assert_close(flat.mean_and_variance(), maps.mean_and_variance())
 
 
-def reduce_half(rank: int, store: str, features: torch.Tensor, out: str) -> None:
-    distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
-    statistics = measured(features[rank * 2 : rank * 2 + 2 + rank], covariance=True)
-    statistics.all_reduce()
-    if rank == 1:
-        torch.save((statistics.count, *statistics.mean_and_variance()), out)
-    distributed.destroy_process_group()
+REDUCE = """
+import sys
+import torch
+from torch import distributed
+from radio_core.distill.normalization import FeatureStatistics
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+features = torch.load(f"{folder}/features.pt", weights_only=True)
+statistics = FeatureStatistics(features.shape[1], True)
+statistics.update(features[rank * 2 : rank * 2 + 2 + rank])
+statistics.all_reduce()
+torch.save((statistics.count, *statistics.mean_and_variance()), f"{folder}/sums{rank}.pt")
+distributed.destroy_process_group()
+"""
 
 
 def test_two_processes_have_the_statistics_of_all(tmp_path: Path) -> None:
-    pytest.importorskip("tests", reason="new interpreters must find this module: not a checkout")
-    features, out = torch.randn(5, 6, 3, 3) * 4 + 2, str(tmp_path / "sums.pt")
-    arguments = (str(tmp_path / "store"), features, out)
-    spawn(reduce_half, arguments, nprocs=2)
+    features = torch.randn(5, 6, 3, 3) * 4 + 2
+    torch.save(features, tmp_path / "features.pt")
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", REDUCE, str(rank), str(tmp_path)])
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     whole = measured(features, covariance=True)
-    count, *moments = torch.load(out, weights_only=True)
-    assert count == whole.count == 45
-    torch.testing.assert_close(tuple(moments), whole.mean_and_variance())
+    for rank in range(2):
+        count, *moments = torch.load(tmp_path / f"sums{rank}.pt", weights_only=True)
+        assert count == whole.count == 45
+        torch.testing.assert_close(tuple(moments), whole.mean_and_variance())
 
 
 def test_standard_gives_every_channel_mean_0_and_variance_1() -> None:
