@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
-EXTRAS := train,clip,sam,llava,hf,eval,export
+EXTRAS := train,clip,sam,llava,hf,eval,demo,export
 # LLaVA's own code, without its pins, which are for the versions of 2023.
 LLAVA := --no-deps llava-torch
 
@@ -40,6 +40,6 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
-	$(PIP) -e '.[$(EXTRAS),dev]'
+	$(PIP) -e '.[$(EXTRAS),tensorrt,dev]'
 	$(PIP) $(LLAVA)
 	@touch $@

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from radio_core.pca import fit_pca, pca_rgb
+from radio_core.pca import fit_pca, foreground, pca_rgb
 
 
 def test_equal_features_get_equal_colours_across_maps() -> None:
@@ -42,3 +42,39 @@ def test_few_channels_and_flat_maps(channels: int) -> None:
 def test_impossible_maps_are_refused(maps: list[torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="PCA needs"):
         fit_pca(maps)
+
+
+def test_projections_of_unlike_features_can_be_turned_to_like_colours() -> None:
+    generator = torch.Generator().manual_seed(3)
+    scene = torch.rand(3, 12, 16, generator=generator)
+    first, second = (torch.randn(n, 3, generator=generator) for n in (8, 20))
+    one = torch.einsum("cd,dhw->chw", first, scene)
+    other = torch.einsum("cd,dhw->chw", torch.linalg.qr(second)[0], scene)
+    wanted = fit_pca([one]).project(one)
+    plain = fit_pca([other])
+    turned = plain.resembling(other, wanted)
+
+    def correlation(colours: torch.Tensor) -> float:
+        pairs = zip(colours.flatten(1), wanted.flatten(1), strict=True)
+        return min(float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs)
+
+    assert correlation(turned.project(other)) > max(0.7, correlation(plain.project(other)) + 0.1)
+    identity = turned.components.T @ turned.components
+    assert torch.allclose(identity, torch.eye(3, dtype=torch.float64), atol=1e-9)
+    smaller = torch.nn.functional.avg_pool2d(wanted[None], 4)[0]
+    assert plain.resembling(other, smaller).render(other).shape == (12, 16, 3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_foreground_is_what_stands_apart_from_the_border(sign: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = 0.1 * torch.randn(6, 9, 12, generator=generator)
+    maps[2, 3:7, 4:8] += sign * 5
+    mask = foreground(maps)
+    assert mask.sum() == 16
+    assert bool(mask[3:7, 4:8].all())
+
+
+def test_a_map_without_variance_is_all_foreground() -> None:
+    assert bool(foreground(torch.ones(4, 3, 5)).all())
+    assert bool(foreground(torch.ones(4, 1, 1)).all())

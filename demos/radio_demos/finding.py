@@ -1,0 +1,210 @@
+"""What the segment tab asks of Segment Anything and of the clip adaptor."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+from radio_clip.load import load_radio_clip
+from radio_clip.preprocess import RadioPreprocess, build_preprocess
+from radio_core.extras import require
+from radio_core.models.radio import RadioModel
+from radio_demos.drawing import heat_picture, shown_size, spread
+from radio_demos.handlers import Late, Recent
+from radio_demos.pictures import fingerprint, reduced
+from radio_sam.commands.mask_files import FoundMask, encode_mask
+from radio_sam.commands.overlay import Pixels, draw_overlay
+from radio_sam.commands.prompt_options import ObjectPrompt, place_prompts, read_prompts
+from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
+from radio_sam.prompts import EncodedImage, Prompts, encode_images, predict_best_masks
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+Shown = tuple[Any, Any, str]
+"""The result, an update of the original SAM's picture, a line about them."""
+
+CLICK = "**Click on an object in the picture.**"
+
+_UPLOAD = "Upload a picture, or take one of the examples."
+_LONGEST = 1024  # pixels of a picture of which everything is searched
+_POINTS_AT_ONCE = 16
+# Thresholds of `radio sam everything`: the toy is less sure of itself.
+_TOY_EVERYTHING = {"points_per_side": 12, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.75}
+_EVERYTHING = {"points_per_side": 16, "pred_iou_thresh": 0.88, "stability_score_thresh": 0.95}
+
+
+class Finder:
+    """Masks and heat maps of pictures; every model is loaded when it is first needed.
+
+    Args:
+        radio: the model.
+        sam: see `radio_sam.load_radio_sam`.
+        text_tower: see `radio_clip.load_radio_clip`.
+    """
+
+    def __init__(self, radio: RadioModel, sam: str, text_tower: str | None) -> None:
+        device = next(radio.parameters()).device
+        self._radio, self._toy = radio, sam == TOY_SAM
+        self._sam = Late(lambda: put_into_sam(radio, sam).to(device))
+        self._original = Late(lambda: load_radio_sam(ORIGINAL, sam, device=device))
+        self._clip = Late(lambda: load_radio_clip(radio, text_tower=text_tower))
+        self._encoded: Recent[EncodedImage] = Recent(most=16)
+
+    def segment(self, picture: Image.Image | None, prompts: str, beside: bool) -> Shown:
+        """The masks of what the lines of `prompts` show, drawn over the picture.
+
+        Raises:
+            ValueError: lines that are no prompts, or lie outside of the picture.
+        """
+        if picture is None:
+            return None, _unseen(), _UPLOAD
+        if not prompts.strip():
+            return picture, _unseen(), CLICK
+        objects = place_prompts(read_lines(prompts), *picture.size, gr.Warning)
+        pixels = np.array(picture)
+        result, line = self._masks(self._sam(), "RADIO", pixels, objects)
+        if not beside:
+            return result, _unseen(), line
+        other, second = self._masks(self._original(), "SAM", pixels, objects)
+        return result, gr.update(value=other, visible=True), f"{line}\n\n{second}"
+
+    def everything(
+        self, picture: Image.Image | None, beside: bool, progress: Callable[..., Any]
+    ) -> Shown:
+        """The masks of all objects; `progress` is told the share that is done."""
+        if picture is None:
+            return None, _unseen(), _UPLOAD
+        pixels = np.array(reduced(picture, _LONGEST))
+        result, line = self._all(self._sam(), "RADIO", pixels, progress)
+        if not beside:
+            return result, _unseen(), line
+        other, second = self._all(self._original(), "SAM", pixels, progress)
+        return result, gr.update(value=other, visible=True), f"{line}\n\n{second}"
+
+    def words(self, picture: Image.Image | None, words: str) -> Shown:
+        """A heat map of where the clip adaptor sees a text."""
+        if picture is None:
+            return None, _unseen(), _UPLOAD
+        if not words.strip():
+            raise ValueError("Type what to look for, such as: a red circle")
+        clip, _, tokenizer = self._clip()
+        images = _dense_preprocess(self._radio)(picture)[None].to(clip.logit_scale.device)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            tokens = tokenizer([words]).to(images.device)
+            values = clip.dense_similarity(images, clip.encode_text(tokens))[0, 0].float().cpu()
+        taken = time.perf_counter() - started
+        low, high = spread(values)
+        return (
+            heat_picture(values, picture, shown_size(picture)),
+            _unseen(),
+            f"“{_plain(words)}”: bright where the similarity is highest ({low:.3f} to {high:.3f}), "
+            f"in {_ms(taken)}. Only the picture as a whole was trained to agree with texts, so "
+            "take the places as a hint; the bundled toy hardly tells places apart.",
+        )
+
+    def _masks(
+        self, sam: "Sam", name: str, pixels: Pixels, objects: Sequence[ObjectPrompt]
+    ) -> tuple[Image.Image, str]:
+        """The overlay of the objects' masks, and a line about them."""
+        _check_shape(sam, pixels)
+        started = time.perf_counter()
+        key = (name, fingerprint(Image.fromarray(pixels)))
+        encoded = self._encoded.get(key, lambda: encode_images(sam, [pixels])[0])
+        between = time.perf_counter()
+        found = [_mask(sam, encoded, number, item) for number, item in enumerate(objects)]
+        done = time.perf_counter()
+        parts = [f"{mask.area} pixels, predicted IoU {mask.predicted_iou:.2f}" for mask in found]
+        line = (
+            f"**{name}**: {'; '.join(parts)}. Image encoded in {_ms(between - started)}, masks "
+            f"decoded in {_ms(done - between)}."
+        )
+        return draw_overlay(pixels, found), line
+
+    def _all(
+        self, sam: "Sam", name: str, pixels: Pixels, progress: Callable[..., Any]
+    ) -> tuple[Image.Image, str]:
+        _check_shape(sam, pixels)
+        options = _TOY_EVERYTHING if self._toy else _EVERYTHING
+        generator = require("segment_anything", extra="sam").SamAutomaticMaskGenerator(
+            sam, points_per_batch=_POINTS_AT_ONCE, output_mode="coco_rle", **options
+        )
+        total = options["points_per_side"] ** 2
+        done = 0
+
+        def count(_module: Any, _inputs: Any, outputs: Any) -> None:
+            nonlocal done
+            done += len(outputs[0])
+            progress(min(1.0, done / total), desc=f"{name}: searching everywhere")
+
+        started = time.perf_counter()
+        hook = sam.mask_decoder.register_forward_hook(count)
+        try:
+            records = generator.generate(pixels)
+        finally:
+            hook.remove()
+        taken = time.perf_counter() - started
+        found = [
+            FoundMask(
+                number=number,
+                rle=record["segmentation"],
+                predicted_iou=float(record["predicted_iou"]),
+                prompt=ObjectPrompt(),
+            )
+            for number, record in enumerate(sorted(records, key=lambda r: -r["area"]))
+        ]
+        line = f"**{name}**: {len(found)} objects in {taken:.1f} s."
+        return draw_overlay(pixels, found, prompts=False), line
+
+
+def read_lines(text: str) -> list[ObjectPrompt]:
+    """The objects that lines of numbers ask for: four are a box, others a point.
+
+    Raises:
+        ValueError: a line that is neither, or background points alone.
+    """
+    lines = text.split()
+    boxes = [line for line in lines if line.count(",") == 3]
+    return read_prompts(boxes, [line for line in lines if line.count(",") != 3])
+
+
+def _mask(sam: "Sam", encoded: EncodedImage, number: int, item: ObjectPrompt) -> FoundMask:
+    prompts = Prompts(
+        boxes=torch.tensor([item.box]) if item.box is not None else None,
+        points=torch.tensor([item.points]) if item.points else None,
+        labels=torch.tensor([item.labels]) if item.points else None,
+    )
+    masks, ious = predict_best_masks(sam, encoded, prompts)
+    rle = encode_mask(masks[0].numpy())
+    return FoundMask(number=number, rle=rle, predicted_iou=float(ious[0]), prompt=item)
+
+
+def _check_shape(sam: "Sam", pixels: Pixels) -> None:
+    (height, width), side = pixels.shape[:2], int(sam.image_encoder.img_size)
+    if min(height, width) * side < max(height, width):
+        raise ValueError(
+            f"this picture of {width} x {height} pixels is too narrow for the model; its longer "
+            f"side may be at most {side} times the shorter one"
+        )
+
+
+def _dense_preprocess(radio: RadioModel) -> RadioPreprocess:
+    return build_preprocess(radio, keep_aspect=True)
+
+
+def _unseen() -> Any:
+    return gr.update(value=None, visible=False)
+
+
+def _plain(text: str) -> str:
+    """A text without what Markdown or HTML would read into it."""
+    return "".join(c if c.isalnum() or c in " ,.'-" else " " for c in text)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"

@@ -1,0 +1,160 @@
+"""The zero-shot tab: which of some labels fits a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+from torch import Tensor
+
+from radio_clip.load import load_radio_clip
+from radio_core.data.toyworld import TEMPLATES
+from radio_core.models.radio import RadioModel
+from radio_core.zoo.load import load_model
+from radio_demos.handlers import BLOCKS, UNSEEN, Late, Recent, on_picture, runs
+from radio_demos.pictures import picture_input
+from radio_eval.zero_shot import ZeroShotParameters, zero_shot_classifier, zero_shot_logits
+
+INTRODUCTION = """### Which words fit the picture?
+**Type any labels.** The model was never trained on them as classes: it compares the picture with a
+sentence about each, in the space of the CLIP teacher that it imitates."""
+
+TOY_NOTE = """The bundled toy knows the colours and shapes of its toy world only: name things such
+as *red star* or *blue circle*."""
+
+MOST_LABELS = 200
+MOST_TEMPLATES = 80
+
+_TOY_LABELS = "red cross, blue cross, purple star, green star, red triangle, red square"
+_LABELS = "a cat, a dog, a car, a tree, a person, a house"
+_TEMPLATES = ("a photo of a {}.",)
+_LONGEST_TEXT = 20_000  # characters
+_BARS = 12
+
+
+def build_zero_shot(model: RadioModel | str | Path = "toy", text_tower: str | None = None) -> Any:
+    """The zero-shot tab.
+
+    Args:
+        model: a RADIO model with an adaptor that has a text tower, or whatever
+            `radio_core.load_model` takes.
+        text_tower: local weights of the text tower, so that none is downloaded; it is loaded when
+            first needed.
+
+    Returns:
+        A `gr.Blocks`.
+
+    Raises:
+        ValueError: as `load_model`.
+        OSError: as `load_model`.
+    """
+    radio = model if isinstance(model, RadioModel) else load_model(model)
+    toy = radio.config.name == "toy"
+    classifier = Classifier(radio, text_tower)
+    with gr.Blocks(title="RADIO: zero-shot", **BLOCKS) as blocks:
+        gr.Markdown(INTRODUCTION + (f"\n\n{TOY_NOTE}" if toy else ""))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                picture = picture_input()
+            with gr.Column(scale=3, min_width=280):
+                labels = gr.Textbox(
+                    _TOY_LABELS if toy else _LABELS,
+                    label="Labels",
+                    info="separated by commas or lines",
+                    lines=2,
+                    max_length=_LONGEST_TEXT,
+                )
+                with gr.Accordion("Sentences around the labels", open=False):
+                    templates = gr.Textbox(
+                        "\n".join(TEMPLATES if toy else _TEMPLATES),
+                        label="Templates",
+                        info="one a line, {} is the label; their average is taken",
+                        lines=4,
+                        max_length=_LONGEST_TEXT,
+                    )
+                button = gr.Button("Compare", variant="primary")
+                bars = gr.Label(label="Probabilities", num_top_classes=_BARS)
+        inputs = [picture, labels, templates]
+        compare = on_picture(classifier.compare)
+        triggers = [button.click, labels.submit, picture.change]
+        gr.on(
+            triggers,
+            compare,
+            inputs,
+            bars,
+            api_name="zero_shot",
+            trigger_mode="always_last",
+            **runs(),
+        )
+        blocks.load(compare, inputs, bars, **runs(), **UNSEEN)
+    return blocks
+
+
+class Classifier:
+    """Labels as the classes of pictures.
+
+    Args:
+        radio: the model.
+        text_tower: see `radio_clip.load_radio_clip`.
+    """
+
+    def __init__(self, radio: RadioModel, text_tower: str | None) -> None:
+        self._clip = Late(lambda: load_radio_clip(radio, text_tower=text_tower))
+        self._weights: Recent[Tensor] = Recent(most=64)
+
+    def compare(
+        self, picture: Image.Image | None, labels: str, templates: str
+    ) -> dict[str, float] | None:
+        """The probability of each label; for a teacher with a bias (SigLIP) each for itself.
+
+        Raises:
+            ValueError: no labels, too many, or templates without exactly one "{}".
+        """
+        if picture is None:
+            return None
+        names, sentences = read_labels(labels), read_templates(templates)
+        clip, preprocess, tokenizer = self._clip()
+        device = clip.logit_scale.device
+
+        def encode(texts: Any) -> Tensor:
+            return clip.encode_text(tokenizer(list(texts)).to(device))
+
+        with torch.inference_mode():
+            weights = self._weights.get(
+                (names, sentences), lambda: zero_shot_classifier(encode, names, sentences)
+            )
+            image = preprocess(picture)[None].to(device)
+            logits = zero_shot_logits(clip.encode_image(image), weights)[0] * clip.logit_scale.exp()
+            if clip.logit_bias is None:
+                shares = logits.softmax(dim=0)
+            else:
+                shares = (logits + clip.logit_bias).sigmoid()
+        return dict(zip(names, shares.tolist(), strict=True))
+
+
+def read_labels(text: str) -> tuple[str, ...]:
+    """The different labels of a text, in order.
+
+    Raises:
+        ValueError: none, or too many.
+    """
+    parts = (" ".join(part.split()) for part in text.replace("\n", ",").split(","))
+    names = tuple(dict.fromkeys(filter(None, parts)))
+    if not names:
+        raise ValueError("Type at least one label, such as: red star")
+    if len(names) > MOST_LABELS:
+        raise ValueError(f"{len(names)} labels are too many here: take at most {MOST_LABELS}")
+    return names
+
+
+def read_templates(text: str) -> tuple[str, ...]:
+    """The sentences of a text, one a line.
+
+    Raises:
+        ValueError: none, too many, or one without exactly one "{}".
+    """
+    lines = tuple(filter(None, (line.strip() for line in text.splitlines())))
+    if len(lines) > MOST_TEMPLATES:
+        raise ValueError(f"{len(lines)} templates are too many: take at most {MOST_TEMPLATES}")
+    return ZeroShotParameters(templates=lines).templates
