@@ -106,7 +106,7 @@ def bench_sam(
     images = torch.rand(1, 3, resolution, resolution, device=device, dtype=dtype)
     activities: dict[str, Activity] = {}
     for name in dict.fromkeys(names):
-        encoder = _encoder(name, resolution).eval().to(device, dtype)
+        encoder = sam_encoder(name, resolution).eval().to(device, dtype)
         activities[name] = partial(encoder, images)
     timings = time_in_turns(activities, repeats, warmup=1, device=device, watch=watch)
     return [_compared(name, timings) for name in timings]
@@ -121,7 +121,7 @@ def _compared(name: str, timings: dict[str, Timing]) -> SamEncoderTime:
     return SamEncoderTime(name, timings[name], speedup, paper)
 
 
-def _encoder(name: str, resolution: int) -> nn.Module:
+def sam_encoder(name: str, resolution: int) -> nn.Module:
     """A module from [1, 3, R, R] to the embedding, with random weights."""
     kind, _, window = name.partition("+w")
     if kind in SAM_MODELS and not window:

@@ -1,136 +1,48 @@
 """Images per second of models, measured in turns on random images."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import torch
 
-from radio_core.bench.bare import bare_vit, has_bare_version
-from radio_core.bench.timing import Activity, Timing, Watch, time_in_turns
-from radio_core.models import (
-    ERadioConfig,
-    RadioConfig,
-    RadioModel,
-    ViTConfig,
-    eradio_config,
-    vit_config,
+from radio_core.bench.candidates import Candidates
+from radio_core.bench.cases import Case, Engine, ModelEngine
+from radio_core.bench.engines import (
+    Engines,
+    check_engine,
+    matmul_activity,
+    matmul_case,
+    matmul_flops,
 )
-from radio_core.models.backbone import nearest_resolution
-from radio_core.zoo.load import load_model
+from radio_core.bench.timing import Activity, Timing, Watch, time_in_turns
 
-Engine = Literal["eager", "bare", "products"]
-"""How a model is run.
-
-- "eager": as users call it.
-- "bare": the same mathematics as plain calls on its weights (`bare.BareViT.tokens`).
-- "products": only the matrix products and the attention of it (`bare.BareViT.products`).
-"""
-
-RANDOM_PREFIX = "random:"
-RANDOM_MODELS: dict[str, Callable[[], ViTConfig | ERadioConfig]] = {
-    **{name: partial(vit_config, name) for name in ("tiny", "base", "large", "huge")},
-    **{name: partial(eradio_config, name) for name in ("eradio", "eradio_xxxtiny")},
+_COMPARED: dict[Engine, tuple[Engine, ...]] = {
+    "eager": ("products", "bare"),
+    **dict.fromkeys(get_args(ModelEngine)[1:], ("eager",)),
 }
-"""Shapes that can be measured without a checkpoint: name -> function that makes the config."""
+"""Engine -> those that it is compared with on the same case."""
+_SHAPES = 64
+"""Shapes of images for which `torch.compile` may compile the same code."""
 
-_CASE = re.compile(r"(.+?)(?:@(\d{1,5})(?:x(\d{1,5}))?)?(?:\+w(\d{1,4})(?:/(\d{1,4}))?)?")
-_RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One thing to measure.
+@dataclass(frozen=True)
+class Measured:
+    """What a case took.
 
     Attributes:
-        model: "random:base" and so on (`RANDOM_MODELS`), or anything that `load_model` takes.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        window_size: side of the attention windows in patches; None for global attention.
-        num_windowed: windowed layers between two global ones; None for the model's own schedule.
-        batch_size: images a call.
-        engine: how the model is run.
+        timing: seconds of a call.
+        flops: floating point operations of a call, as torch counts them; None where that is not
+            known.
+        parameters: of the model; None for a file.
     """
 
-    model: str
-    height: int
-    width: int
-    window_size: int | None = None
-    num_windowed: int | None = None
-    batch_size: int = 1
-    engine: Engine = "eager"
-
-    def __post_init__(self) -> None:
-        preset = self.model.removeprefix(RANDOM_PREFIX)
-        if preset != self.model and preset not in RANDOM_MODELS:
-            known = ", ".join(RANDOM_PREFIX + name for name in RANDOM_MODELS)
-            raise ValueError(f"unknown shape {self.model!r}; known: {known}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch size must be at least 1, not {self.batch_size}")
-
-    @property
-    def name(self) -> str:
-        """MODEL@RESOLUTION[+wWINDOW[/NUM_WINDOWED]]."""
-        square = self.height == self.width
-        size = f"{self.height}" if square else f"{self.height}x{self.width}"
-        window = "" if self.window_size is None else f"+w{self.window_size}"
-        schedule = "" if self.num_windowed is None else f"/{self.num_windowed}"
-        return f"{self.model}@{size}{window}{schedule}"
-
-
-def parse_cases(
-    models: Sequence[str],
-    resolutions: Sequence[str],
-    batch_sizes: Sequence[int],
-    window_size: int | None = None,
-) -> list[Case]:
-    """Every model at every resolution and batch size.
-
-    Args:
-        models: MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]], where RESOLUTION is SIDE or
-            HEIGHTxWIDTH in pixels, and NUM_WINDOWED layers are windowed between two global ones;
-            what is given here wins over the other arguments, "+w0" is global attention.
-        resolutions: for models without their own.
-        batch_sizes: images a call.
-        window_size: for models without their own; None for global attention.
-
-    Raises:
-        ValueError: an unknown random model, or a resolution that is none.
-    """
-    cases = []
-    for text in models:
-        match = _CASE.fullmatch(text)
-        if match is None:
-            raise ValueError(f"not MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]]: {text!r}")
-        model, height, width, window, schedule = match.groups()
-        sizes = [_resolution(side) for side in resolutions]
-        if height is not None:
-            sizes = [(int(height), int(width or height))]
-        side = window_size if window is None else int(window)
-        cases += [
-            Case(
-                model=model,
-                height=h,
-                width=w,
-                window_size=side or None,
-                num_windowed=None if schedule is None else int(schedule),
-                batch_size=batch,
-            )
-            for h, w in sizes
-            for batch in batch_sizes
-        ]
-    return cases
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    match = _RESOLUTION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"a resolution is SIDE or HEIGHTxWIDTH in pixels, not {text!r}")
-    return int(match[1]), int(match[2] or match[1])
+    timing: Timing
+    flops: float | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +52,19 @@ class Throughput:
     Attributes:
         case: what was measured.
         timing: seconds of a call.
-        ratios: baseline -> median of the case / median of the baseline. Baselines are "bare" and
-            "products" (the same case with that engine), the name of another case, and "earlier".
+        ratios: baseline -> median of the case / median of the baseline. Baselines are "eager",
+            "bare" and "products" (the same case with that engine), the name of another case, and
+            "earlier".
+        peak_share: operations a second as a share of those of one large matrix product in the same
+            precision; None where that was not measured.
+        parameters: of the model; None for a file.
     """
 
     case: Case
     timing: Timing
     ratios: Mapping[str, float]
+    peak_share: float | None = None
+    parameters: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -155,13 +73,16 @@ class Throughput:
 
     def as_json(self) -> dict[str, Any]:
         """The case, medians in milliseconds, spread in percent, throughput and ratios."""
+        share = self.peak_share
         return {
             "name": self.case.name,
             **vars(self.case),
+            "parameters": self.parameters,
             "ms": round(1000 * self.timing.median, 3),
             "spread_percent": round(100 * self.timing.spread, 2),
             "images_per_second": round(self.images_per_second, 3),
             "ratios": {name: round(ratio, 4) for name, ratio in self.ratios.items()},
+            "peak_share": None if share is None else round(share, 4),
         }
 
 
@@ -170,117 +91,111 @@ def measure(
     *,
     repeats: int,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
     deploy: bool = False,
     bare: bool = False,
+    peak: bool = False,
     watch: Watch = iter,
-) -> dict[Case, Timing]:
+    prepare: Watch = iter,
+) -> dict[Case, Measured]:
     """Time the cases in turns, after two turns for warming up.
 
     Args:
         cases: what to measure; the models stay in memory together.
         repeats: measured turns, at least 2.
         device: where to run.
-        dtype: of the backbones.
-        deploy: fuse what only training needs (`RadioModel.switch_to_deploy`).
+        deploy: fuse what only training needs (`RadioModel.switch_to_deploy`); what is exported
+            always is.
         bare: also measure the engines "products" and "bare" of each ViT with global attention.
+        peak: also measure one large matrix product in each precision, and count operations.
         watch: shows the progress of the turns.
+        prepare: shows the progress of loading and exporting before them.
 
     Returns:
-        Each case, and where asked for its bare versions, -> its timing.
+        Each case, and where asked for its bare versions and the products, -> what it took.
 
     Raises:
-        ValueError: an unknown model, or a size or windows that it does not take.
+        ValueError: an unknown model, a size or windows that it does not take, or an engine that
+            does not run it.
+        ImportError: the package of a model or of an engine is missing.
     """
-    shapes = dict.fromkeys((case.model, case.num_windowed) for case in cases)
-    models = {shape: _open_model(*shape, device, dtype, deploy) for shape in shapes}
     for case in cases:
-        _check(case, models[case.model, case.num_windowed])
+        check_engine(case, device)
     activities: dict[Case, Activity] = {}
-    with torch.inference_mode():
-        for case in cases:
-            model = models[case.model, case.num_windowed]
-            images = torch.rand(case.batch_size, 3, case.height, case.width, device=device)
-            if bare and case.window_size is None and has_bare_version(model):
-                activities |= _bare_activities(case, model, images)
-            activities[case] = partial(model, images, window_size=case.window_size or 0)
-        return time_in_turns(activities, repeats, device=device, watch=watch)
-
-
-def _open_model(
-    name: str, num_windowed: int | None, device: torch.device, dtype: torch.dtype, deploy: bool
-) -> RadioModel:
-    preset = name.removeprefix(RANDOM_PREFIX)
-    if preset == name:
-        model = load_model(name, num_windowed=num_windowed, device=device, dtype=dtype)
-    else:
-        backbone = RANDOM_MODELS[preset]()
-        if num_windowed is not None and isinstance(backbone, ViTConfig):
-            backbone = replace(backbone, num_windowed=num_windowed)
-        windows = isinstance(backbone, ViTConfig)
-        model = RadioModel(RadioConfig(backbone=backbone, supports_windows=windows)).eval()
-        model.backbone.to(dtype)
-        model.to(device)
-    return model.switch_to_deploy() if deploy else model
-
-
-def _check(case: Case, model: RadioModel) -> None:
-    height, width, window = case.height, case.width, case.window_size
-    nearest = model.nearest_supported_resolution(height, width)
-    if window is not None:
-        if not model.config.supports_windows:
-            raise ValueError(f"{case.model} has no windowed mode: measure it without windows")
-        nearest = nearest_resolution(height, width, model.min_resolution_step * window)
-    if nearest != (height, width):
-        raise ValueError(
-            f"{case.name}: the model does not take {height}x{width} pixels; the nearest size "
-            f"that it takes is {nearest.height}x{nearest.width}"
-        )
-
-
-def _bare_activities(case: Case, model: RadioModel, images: torch.Tensor) -> dict[Case, Activity]:
-    vit = bare_vit(model, *(images.shape[i] for i in (0, 2, 3)))
-    tokens = torch.randn_like(vit.tokens(images))
-    cast = images.to(tokens.dtype)
+    flops: dict[Case, float | None] = {}
+    with torch.inference_mode(), TemporaryDirectory(prefix="radio-bench-") as folder:
+        candidates = Candidates(device, deploy)
+        engines = Engines(candidates, Path(folder))
+        # Whatever is wrong with a case shows here, before slow work.
+        parameters = {case: candidates.open(case).parameters for case in cases}
+        for index in prepare(range(len(cases))):
+            case = cases[index]
+            if bare and case.engine == "eager":
+                activities |= engines.bare(case)
+            activities[case] = engines.activity(case)
+            if peak:
+                flops[case] = engines.flops(case)
+        if peak:
+            for product in dict.fromkeys(matmul_case(case.dtype, device) for case in cases):
+                activities[product] = matmul_activity(product, device)
+                flops[product] = matmul_flops(product)
+        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+            timings = time_in_turns(activities, repeats, device=device, watch=watch)
     return {
-        replace(case, engine="products"): lambda: vit.products(cast, tokens),
-        replace(case, engine="bare"): lambda: vit.tokens(images),
+        case: Measured(timing, flops.get(case), parameters.get(case))
+        for case, timing in timings.items()
     }
 
 
 def compare(
-    timings: Mapping[Case, Timing],
+    measured: Mapping[Case, Measured],
     baseline: str = "",
     earlier: Mapping[Case, float] | None = None,
 ) -> list[Throughput]:
-    """The timings with their ratios to whatever they can be compared with.
+    """What was measured, with its ratios to whatever it can be compared with.
 
     Args:
-        timings: as `measure` returns them.
-        baseline: name of the case that the others, at the same batch size, are compared with.
+        measured: as `measure` returns it.
+        baseline: name of the case that the others, at the same batch size and precision, are
+            compared with.
         earlier: medians in seconds of an earlier run.
 
     Raises:
         ValueError: no case has the name of the baseline.
     """
     if baseline:
-        check_baseline(baseline, timings)
+        check_baseline(baseline, measured)
+    medians = {case: found.timing.median for case, found in measured.items()}
     rows = []
-    for case, timing in timings.items():
+    for case, found in measured.items():
         others: dict[str, float] = {}
-        if case.engine == "eager":
-            for engine in ("products", "bare"):
-                if (same := replace(case, engine=engine)) in timings:
-                    others[engine] = timings[same].median
-        for other in timings:
-            wanted = (baseline, "eager", case.batch_size)
-            if other != case and (other.name, other.engine, other.batch_size) == wanted:
-                others[baseline] = timings[other].median
+        for engine in _COMPARED.get(case.engine, ()):
+            if (same := replace(case, engine=engine)) in medians:
+                others[engine] = medians[same]
+        wanted = (baseline, "eager", case.batch_size, case.dtype)
+        for other in medians:
+            if other != case and _identity(other) == wanted:
+                others[baseline] = medians[other]
         if earlier and case in earlier:
             others["earlier"] = earlier[case]
-        ratios = {name: timing.median / median for name, median in others.items()}
-        rows.append(Throughput(case, timing, ratios))
+        ratios = {name: medians[case] / median for name, median in others.items()}
+        share = _peak_share(case, measured)
+        rows.append(Throughput(case, found.timing, ratios, share, found.parameters))
     return rows
+
+
+def _identity(case: Case) -> tuple[str, str, int, str]:
+    return case.name, case.engine, case.batch_size, case.dtype
+
+
+def _peak_share(case: Case, measured: Mapping[Case, Measured]) -> float | None:
+    """Operations a second of a case / those of the matrix product in its precision."""
+    found = measured[case]
+    products = (c for c in measured if c.engine == "matmul" and c.dtype == case.dtype)
+    product = next(products, None)
+    if product is None or product == case or found.flops is None:
+        return None
+    peak = matmul_flops(product) / measured[product].timing.median
+    return found.flops / found.timing.median / peak
 
 
 def check_baseline(baseline: str, cases: Iterable[Case]) -> None:
@@ -298,7 +213,7 @@ def read_medians(path: Path) -> dict[Case, float]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        fields = Case.__dataclass_fields__
-        return {Case(**{field: row[field] for field in fields}): row["ms"] / 1000 for row in rows}
+        names = [field.name for field in fields(Case)]
+        return {Case(**{name: row[name] for name in names}): row["ms"] / 1000 for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of radio bench throughput: {error!r}") from None

@@ -1,10 +1,12 @@
 """Timing several activities in turns, and describing the machine that they ran on."""
 
+import contextlib
 import platform
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ Watch = Callable[[Iterable[int]], Iterable[int]]
 """Passes the turns on, and may show how far they are, as `rich.progress.track` does."""
 
 WARMUP_TURNS = 2
+_RUNTIMES = ("timm", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "packages": _versions(),
         "python": platform.python_version(),
         "system": platform.platform(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what else may run a model, where it is installed."""
+    found = {}
+    for package in _RUNTIMES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _cpu_name() -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,8 +13,6 @@ from radio_core.bench.timing import Timing
 from radio_core.commands import UsageError
 
 SPREAD = "medians; the spread is half the distance of the quartiles"
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def milliseconds(timing: Timing) -> str:
@@ -36,26 +34,11 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def read_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"unknown device {name!r}; for example: cpu, cuda, cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no GPU on this machine")
-    return device
-
-
-def progress(turns: Iterable[int]) -> Iterable[int]:
+def progress(turns: Iterable[int], what: str = "measuring") -> Iterable[int]:
     """The turns, with a progress bar on stderr."""
     # Drawn between the turns only: a thread that draws would take time from what is measured.
     console = Console(stderr=True)
-    return track(list(turns), "measuring", console=console, transient=True, auto_refresh=False)
+    return track(list(turns), what, console=console, transient=True, auto_refresh=False)
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:

@@ -11,19 +11,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from radio_core.bench.cases import Dtype
 from radio_core.bench.sam import BASELINE, PAPER_MODELS, bench_sam
 from radio_core.bench.timing import machine
 from radio_core.commands import parse
 from radio_core.commands.bench_options import (
     SPREAD,
-    Dtype,
     check_numbers,
     milliseconds,
     progress,
-    read_device,
     set_threads,
     write_json,
 )
+from radio_core.commands.device import read_device
 
 
 @dataclass(frozen=True, kw_only=True)

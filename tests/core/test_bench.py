@@ -1,4 +1,4 @@
-"""`radio bench throughput`, `sam` and `load`: what they measure, not how fast it is."""
+"""What the benchmarks measure, `radio bench sam` and `load`; not how fast it is."""
 
 import json
 import re
@@ -13,8 +13,10 @@ import torch
 from radio_core import cli
 from radio_core.bench import sam as bench_sam
 from radio_core.bench.bare import bare_vit
+from radio_core.bench.cases import Case, parse_cases
+from radio_core.bench.engines import matmul_case, matmul_flops
 from radio_core.bench.loading import read_and_touch, write_official_vit
-from radio_core.bench.throughput import Case, check_baseline, compare, parse_cases
+from radio_core.bench.throughput import Measured, check_baseline, compare
 from radio_core.bench.timing import Timing, time_in_turns
 from radio_core.models import RadioConfig, RadioModel, vit_config
 from radio_core.zoo.load import load_model
@@ -84,14 +86,29 @@ def test_ratios_divide_by_the_baseline_of_the_same_batch_and_by_the_bare_engines
     base = Case(model="random:base", height=64, width=64)
     products = Case(model="random:base", height=64, width=64, engine="products")
     batched = Case(model="random:base", height=64, width=64, batch_size=4)
-    seconds = {slow: 6.0, base: 2.0, products: 1.0, batched: 5.0}
-    timings = {case: Timing((value, value)) for case, value in seconds.items()}
-    rows = {row.case: row for row in compare(timings, "random:base@64", {slow: 12.0})}
+    compiled = replace(batched, engine="compile")
+    other = replace(base, dtype="bfloat16")
+    seconds = {slow: 6.0, base: 2.0, products: 1.0, batched: 5.0, compiled: 4.0, other: 8.0}
+    measured = {case: Measured(Timing((value, value))) for case, value in seconds.items()}
+    rows = {row.case: row for row in compare(measured, "random:base@64", {slow: 12.0})}
     assert rows[slow].ratios == {"random:base@64": 3.0, "earlier": 0.5}
     assert rows[base].ratios == {"products": 2.0}
     assert rows[products].ratios == {"random:base@64": 0.5}
     assert rows[batched].ratios == {}
+    assert rows[compiled].ratios == {"eager": 0.8, "random:base@64": 0.8}
+    assert rows[other].ratios == {}
     assert rows[batched].images_per_second == pytest.approx(0.8)
+
+
+def test_operations_are_a_share_of_those_of_the_matrix_product_in_the_same_precision() -> None:
+    base = Case(model="random:base", height=64, width=64)
+    product = matmul_case("float32", torch.device("cpu"))
+    measured = {
+        base: Measured(Timing((2.0, 2.0)), flops=matmul_flops(product)),
+        product: Measured(Timing((1.0, 1.0)), flops=matmul_flops(product)),
+        matmul_case("float16", torch.device("cpu")): Measured(Timing((9.0, 9.0))),
+    }
+    assert [row.peak_share for row in compare(measured)] == [0.5, None, None]
 
 
 def test_a_case_is_named_as_it_is_typed() -> None:
@@ -108,6 +125,20 @@ def test_a_case_is_named_as_it_is_typed() -> None:
     (scheduled,) = parse_cases(["b@32+w2/5"], ["16"], [1])
     assert (scheduled.window_size, scheduled.num_windowed, scheduled.name) == (2, 5, "b@32+w2/5")
     assert parse_cases(["a"], ["16", "32x48"], [1])[1].name == "a@32x48"
+
+
+def test_cases_are_every_engine_and_precision_but_files_have_their_own() -> None:
+    found = parse_cases(
+        ["a", "m.onnx", "m.pt2"], ["16"], [1], None, ["eager", "compile"], ["float32", "float16"]
+    )
+    assert [(case.model, case.engine, case.dtype, case.how) for case in found] == [
+        ("a", "eager", "float32", ""),
+        ("a", "compile", "float32", "compile"),
+        ("a", "eager", "float16", "float16"),
+        ("a", "compile", "float16", "compile, float16"),
+        ("m.onnx", "onnxruntime", "float32", "onnxruntime"),
+        ("m.pt2", "torch.export", "float32", "torch.export"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -168,98 +199,6 @@ def _products(run: Callable[[], object]) -> list[tuple[str, str]]:
 def test_other_backbones_have_no_bare_version(overrides: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="plain ViTs only"):
         bare_vit(plain(**overrides), 1, 32, 32)
-
-
-def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
-    radio: Radio, tmp_path: Path, keep_threads: None
-) -> None:
-    plain().save_pretrained(tmp_path / "model")
-    model, file = f"{tmp_path / 'model'}", tmp_path / "out" / "first.json"
-    arguments = ["throughput", f"{model}@64", f"{model}@64+w2", "random:tiny@32x64"]
-    arguments += ["--repeats", "2", "--threads", "1", "--bare", "--baseline", f"{model}@64"]
-    code, output = radio(*arguments, "--json", file)
-    assert code == 0, output
-    first = json.loads(file.read_text())
-    assert first["settings"] == {"repeats": 2, "dtype": "float32", "deploy": False}
-    assert first["machine"]["threads"] == 1
-    assert first["machine"]["torch"] == torch.__version__
-    assert first["machine"].keys() >= {"device", "cpu", "python", "system"}
-    rows = {(row["name"], row["engine"]): row for row in first["rows"]}
-    assert list(rows) == [
-        (f"{model}@64", "products"),
-        (f"{model}@64", "bare"),
-        (f"{model}@64", "eager"),
-        (f"{model}@64+w2", "eager"),
-        ("random:tiny@32x64", "eager"),
-    ]
-    row = rows[f"{model}@64+w2", "eager"]
-    assert (row["model"], row["height"], row["width"]) == (model, 64, 64)
-    assert (row["window_size"], row["batch_size"]) == (2, 1)
-    assert row["ms"] > 0
-    assert row["spread_percent"] >= 0
-    assert row["images_per_second"] == pytest.approx(1000 / row["ms"], rel=0.1)
-    assert list(row["ratios"]) == [f"{model}@64"]
-    assert list(rows[f"{model}@64", "eager"]["ratios"]) == ["products", "bare"]
-    assert "(products)" in output
-
-    again = tmp_path / "second.json"
-    arguments[arguments.index("2")] = "3"
-    code, output = radio(*arguments, "--against", file, "--json", again)
-    assert code == 0, output
-    assert f"repeats was 2 in {file}, now 3" in output
-    for row in json.loads(again.read_text())["rows"]:
-        before = rows[row["name"], row["engine"]]["ms"]
-        assert row["ratios"]["earlier"] == pytest.approx(row["ms"] / before, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        ([], 2, "name at least one model"),
-        (["random:basse"], 2, "known: random:tiny"),
-        (["random:tiny@64", "--baseline", "x"], 2, "measured: random:tiny@64"),
-        (["random:tiny", "--repeats", "1"], 2, "--repeats must be at least 2"),
-        (["random:tiny", "--threads", "0"], 2, "--threads must be at least 1"),
-        (["random:tiny", "--device", "toaster"], 2, "unknown device 'toaster'"),
-        (["random:tiny@60"], 1, "nearest size that it takes is 64x64"),
-        (["random:tiny@64+w3"], 1, "nearest size that it takes is 72x72"),
-        (["random:eradio_xxxtiny@64+w2"], 1, "no windowed mode"),
-        (["random:eradio_xxxtiny@48x64"], 1, "nearest size that it takes is 64x64"),
-        (["no_such_model"], 1, "no_such_model"),
-    ],
-)
-def test_what_cannot_be_measured_is_an_error_before_measuring(
-    radio: Radio, arguments: list[str], code: int, message: str
-) -> None:
-    found, output = radio("throughput", *arguments)
-    assert (found, message in output) == (code, True), output
-    assert "Traceback" not in output
-
-
-def test_against_another_kind_of_file_is_an_error(radio: Radio, tmp_path: Path) -> None:
-    for content in ("{}", "not json", '{"rows": [{"name": "x"}]}'):
-        (tmp_path / "other.json").write_text(content)
-        code, output = radio("throughput", "random:tiny", "--against", tmp_path / "other.json")
-        assert code == 1
-        assert "other.json is no result of radio bench throughput" in output
-
-
-def test_deploy_fuses_what_only_training_needs(
-    radio: Radio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deployed: list[RadioModel] = []
-    deploy = RadioModel.switch_to_deploy
-
-    def count(model: RadioModel) -> RadioModel:
-        deployed.append(model)
-        return deploy(model)
-
-    monkeypatch.setattr(RadioModel, "switch_to_deploy", count)
-    arguments = ["throughput", "random:eradio_xxxtiny@64", "--repeats", "2"]
-    assert radio(*arguments)[0] == 0
-    assert deployed == []
-    assert radio(*arguments, "--deploy")[0] == 0
-    assert len(deployed) == 1
 
 
 def test_load_measures_a_file_and_its_floor(radio: Radio, tmp_path: Path) -> None:

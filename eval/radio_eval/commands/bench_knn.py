@@ -22,10 +22,10 @@ from radio_core.commands.bench_options import (
     SPREAD,
     check_numbers,
     progress,
-    read_device,
     set_threads,
     write_json,
 )
+from radio_core.commands.device import read_device
 from radio_eval.knn_search import TRAIN_CHUNK, FeatureRows, nearest_neighbours
 from radio_eval.progress import Progress, rich_progress
 from radio_eval.summaries.store import Shard, StoredSummaries, SummaryStore

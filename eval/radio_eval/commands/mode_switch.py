@@ -26,7 +26,8 @@ from radio_eval.eval_model import EvalModel
 from radio_eval.mode_switch import TASK, ModeSwitch, default_resolutions, measure_mode_switch
 from radio_eval.models import load_eval_model
 from radio_eval.progress import rich_progress
-from radio_eval.report.line_plot import Panel, check_plot_path, write_plot
+from radio_eval.report.drawing import check_plot_path
+from radio_eval.report.line_plot import Panel, write_plot
 from radio_eval.report.results import installed_versions
 
 TOYWORLD = "toyworld"

@@ -1,7 +1,6 @@
 """A table in the terminal, as Markdown, HTML and JSON."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.text import Text
 from radio_eval.paper.claims import SPREADS, Judgement, Outcome
 from radio_eval.paper.results import PaperResults
 from radio_eval.report.html import environment
+from radio_eval.report.markdown import escaped, pipe_table
 from radio_eval.table1.cells import write_text
 
 _STYLES: dict[Outcome, str] = {
@@ -207,29 +207,15 @@ def markdown(results: PaperResults) -> str:
         claims.append(
             [claim.text, claim.column, claim.difference, claim.ours, claim.paper, claim.verdict]
         )
-    lines = [f"# {table.title}", "", *_pipes(rows), "", *_pipes(claims)]
+    lines = [f"# {table.title}", "", *pipe_table(rows), "", *pipe_table(claims)]
     for text in explanations(results):
-        lines += ["", _escaped(text)]
+        lines += ["", escaped(text)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(cell: Shown) -> str:
     text = f"{cell.mean} {cell.spread}".rstrip()
     return f"{text} <sub>{cell.paper}</sub>" if cell.paper else text
-
-
-def _pipes(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = rows
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
-    return lines
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
-    for sign in "\\`*_|<>[]":
-        flat = flat.replace(sign, f"\\{sign}")
-    return flat
 
 
 def html(results: PaperResults) -> str:

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from radio_eval.report.html import environment
+from radio_eval.report.markdown import escaped, pipe_table
 from radio_eval.table1.cells import write_text
 from radio_eval.table1.columns import IMAGENET, VQA_COLUMNS
 from radio_eval.table1.paper import SETTING, SOURCE, THROUGHPUT
@@ -141,27 +142,19 @@ def _rich(cell: Shown) -> Text:
 
 def markdown(table: Table) -> str:
     """For a README: the best of a column bold, the paper's numbers as subscripts."""
-    rows = [["model", *headings(table)], ["---", *("---:" for _ in headings(table))]]
+    rows = [["model", *headings(table)]]
     for row in table.rows:
         rows.append([_markdown(cell) for cell in (label(row), *shown(table, row))])
-    lines = [f"# {table.title()}", "", *("| " + " | ".join(row) + " |" for row in rows)]
+    lines = [f"# {table.title()}", "", *pipe_table(rows, numbers=True)]
     for remark in explanations(table):
-        lines += ["", _escaped(remark)]
+        lines += ["", escaped(remark)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(cell: Shown) -> str:
-    ours = _escaped(cell.ours)
+    ours = escaped(cell.ours)
     text = f"**{ours}**" if cell.best else ours
-    return f"{text} <sub>{_escaped(cell.paper)}</sub>" if cell.paper else text
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
-    for sign in "\\`*_|<>[]":
-        flat = flat.replace(sign, f"\\{sign}")
-    return flat
+    return f"{text} <sub>{escaped(cell.paper)}</sub>" if cell.paper else text
 
 
 def explanations(table: Table) -> list[str]:

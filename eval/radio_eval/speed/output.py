@@ -1,0 +1,151 @@
+"""Measured speeds in the terminal, as Markdown, and as a plot of quality against speed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from radio_core.bench.throughput import Throughput
+from radio_core.commands.bench_options import SPREAD, milliseconds
+from radio_eval.report.markdown import escaped, pipe_table
+from radio_eval.report.scatter_plot import Point, Scatter, write_scatter
+from radio_eval.speed.paper_tables import PaperSpeed, SpeedTable
+from radio_eval.speed.quality import Quality
+
+
+class Sheet(NamedTuple):
+    """Headings, and rows of as many cells."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def throughput_sheet(rows: Sequence[Throughput]) -> Sheet:
+    """One row a case, and a column for each baseline."""
+    names = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    peak = any(row.peak_share is not None for row in rows)
+    headings = ["model", "batch", "ms", "images/s", *(f"time / {name}" for name in names)]
+    cells = []
+    for row in rows:
+        how = f" ({row.case.how})" if row.case.how else ""
+        product = row.case.engine == "matmul"
+        ratios = (f"{row.ratios[name]:.3f}" if name in row.ratios else "" for name in names)
+        share = "" if row.peak_share is None else f"{row.peak_share:.0%}"
+        cells.append(
+            [
+                row.case.name + how,
+                "" if product else str(row.case.batch_size),
+                milliseconds(row.timing),
+                "" if product else f"{row.images_per_second:.2f}",
+                *ratios,
+                *([share] if peak else []),
+            ]
+        )
+    return Sheet([*headings, *(["of matmul peak"] if peak else [])], cells)
+
+
+Measurements = Mapping[str, Sequence[Throughput]]
+"""Label of a row of the paper's table -> its measurements, in the same order for all."""
+
+
+def paper_sheet(table: SpeedTable, measured: Measurements) -> Sheet:
+    """The paper's table, with a measured column beside the paper's for each engine."""
+    reference = next(row for row in table.rows if row.label == table.reference)
+    hows = [f"{found.case.engine}, {found.case.dtype}" for found in measured[reference.label]]
+    headings = ["model", "params (M)", *table.metrics, "paper: images/s", f"/ {reference.label}"]
+    headings += [
+        text for how in hows for text in (f"here: images/s ({how})", f"/ {reference.label}")
+    ]
+    return Sheet(headings, [_paper_row(table, row, reference, measured) for row in table.rows])
+
+
+def _paper_row(
+    table: SpeedTable, row: PaperSpeed, reference: PaperSpeed, measured: Measurements
+) -> list[str]:
+    found, references = measured[row.label], measured[reference.label]
+    parameters = found[0].parameters
+    cells = [row.label, "" if parameters is None else f"{parameters / 1e6:.0f}"]
+    cells += [_number(row.quality.get(metric)) for metric in table.metrics]
+    cells.append(_number(row.images_per_second))
+    cells.append(_ratio(row.images_per_second, reference.images_per_second))
+    for ours, other in zip(found, references, strict=True):
+        speed = ours.images_per_second
+        cells.append(f"{speed:.3g} ±{100 * ours.timing.spread:.0f}%")
+        cells.append(_ratio(speed, other.images_per_second))
+    return cells
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _ratio(value: float | None, reference: float | None) -> str:
+    return "" if value is None or reference is None else f"{value / reference:.2f}"
+
+
+def terminal_table(sheet: Sheet, caption: str = SPREAD) -> Table:
+    """A sheet for `rich`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
+    for number, heading in enumerate(sheet.headings):
+        table.add_column(
+            heading, justify="right" if number else "left", overflow="fold", no_wrap=False
+        )
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_page(title: str, sheet: Sheet, remarks: Sequence[str]) -> str:
+    """A page with the table, and a paragraph for each remark."""
+    rows = [[escaped(cell) for cell in row] for row in (sheet.headings, *sheet.rows)]
+    lines = [f"# {escaped(title)}", "", *pipe_table(rows, numbers=True)]
+    for remark in remarks:
+        lines += ["", escaped(remark)]
+    return "\n".join(lines) + "\n"
+
+
+def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What the numbers depend on, a sentence or more each, for people."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return [
+        f"Measured on {date}: {machine['device']} ({machine['cpu']}, "
+        f"{machine['threads']} threads), torch {machine['torch']}"
+        f"{', ' + packages if packages else ''}, {machine['system']}; {settings['repeats']} "
+        f"repeats, {SPREAD}.",
+    ]
+
+
+def write_quality_plot(
+    path: Path, title: str, speeds: Sequence[tuple[str, float]], quality: Quality
+) -> None:
+    """Draw each metric over the speed of the models that have it.
+
+    Args:
+        path: a .svg or .png file.
+        title: above the plot.
+        speeds: (model, images a second); a model that was run in several ways is there once each,
+            under its name and, in brackets, how.
+        quality: of the models.
+
+    Raises:
+        ValueError: no model has a quality, or another kind of file.
+    """
+    panels = list(_panels(speeds, quality))
+    if not panels:
+        known = ", ".join(quality)
+        raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
+    write_scatter(path, title, "images a second", panels)
+
+
+def _panels(speeds: Sequence[tuple[str, float]], quality: Quality) -> Iterator[Scatter]:
+    metrics = dict.fromkeys(metric for numbers in quality.values() for metric in numbers)
+    for metric in metrics:
+        points = [
+            Point(name, speed, quality[model][metric])
+            for name, speed in speeds
+            if metric in quality.get(model := name.partition(" (")[0], {})
+        ]
+        if points:
+            yield Scatter(title=metric, points=points)

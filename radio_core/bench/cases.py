@@ -1,0 +1,187 @@
+"""What `radio bench throughput` can measure, and how it is named."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from radio_core.bench.sam import RADIO_MODELS, SAM_MODELS
+from radio_core.export.runtime import SUFFIXES
+from radio_core.models import ERadioConfig, ViTConfig, eradio_config, vit_config
+from radio_core.models.config import BackboneConfig
+from radio_core.models.timm_student import TimmConfig
+
+Engine = Literal[
+    "eager", "compile", "onnxruntime", "tensorrt", "torch.export", "bare", "products", "matmul"
+]
+"""How a model is run.
+
+- "eager": as users call it.
+- "compile": through `torch.compile`.
+- "onnxruntime", "tensorrt": exported, compared with the model, and run by that.
+- "torch.export": a file of `radio export torch`.
+- "bare": the same mathematics as plain calls on its weights (`bare.BareViT.tokens`).
+- "products": only the matrix products and the attention of it (`bare.BareViT.products`).
+- "matmul": no model, but one large matrix product: what the device can do.
+"""
+ModelEngine = Literal["eager", "compile", "onnxruntime", "tensorrt"]
+"""Those that can be chosen for a model."""
+_FILE_ENGINES: dict[str, Engine] = dict(
+    zip(SUFFIXES, ("onnxruntime", "tensorrt", "torch.export"), strict=True)
+)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+RANDOM_PREFIX = "random:"
+TIMM_PREFIX = "timm:"
+E_RADIO_B = {"dim": 128, "depths": [3, 3, 4, 3], "full_features_head_dim": 1024}
+"""As many parameters as Table 7 has for E-RADIO-B, whose shape was never published."""
+
+RANDOM_MODELS: dict[str, Callable[[], ViTConfig | ERadioConfig]] = {
+    **{name: partial(vit_config, name) for name in ("tiny", "base", "large", "huge")},
+    **{name: partial(eradio_config, name) for name in ("eradio", "eradio_xxxtiny")},
+    "eradio-b": partial(eradio_config, "eradio", **E_RADIO_B),
+    "eradio-b-coarse": partial(eradio_config, "eradio", **E_RADIO_B, neck_start_stage=3),
+}
+"""Shapes that can be measured without a checkpoint: name -> function that makes the config."""
+
+SAM_PREFIX = "sam-with-"
+SAM_ENCODERS: dict[str, str] = {
+    **{name: name for name in SAM_MODELS},
+    **{SAM_PREFIX + name: name for name in RADIO_MODELS},
+}
+"""Image encoders of Segment Anything, with its neck: name -> its name in `radio_core.bench.sam`."""
+
+_CASE = re.compile(r"(.+?)(?:@(\d{1,5})(?:x(\d{1,5}))?)?(?:\+w(\d{1,4})(?:/(\d{1,4}))?)?")
+_RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+
+
+def random_backbone(preset: str) -> BackboneConfig:
+    """The backbone that "random:PRESET" stands for.
+
+    Raises:
+        ValueError: an unknown preset, or a network that timm does not know.
+    """
+    if preset.startswith(TIMM_PREFIX):
+        # Its last map alone, as in the paper's Table 7.
+        return TimmConfig(name=preset.removeprefix(TIMM_PREFIX), feature_stride=32)
+    if preset not in RANDOM_MODELS:
+        known = ", ".join(
+            RANDOM_PREFIX + name
+            for name in (*RANDOM_MODELS, *SAM_ENCODERS, f"{TIMM_PREFIX}NETWORK")
+        )
+        raise ValueError(f"unknown shape {RANDOM_PREFIX + preset!r}; known: {known}")
+    return RANDOM_MODELS[preset]()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+        model: "random:base" and so on (`RANDOM_MODELS`, `SAM_ENCODERS`, "random:timm:NETWORK"), a
+            teacher, an exported file, or anything that `load_model` takes.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        window_size: side of the attention windows in patches; None for global attention.
+        num_windowed: windowed layers between two global ones; None for the model's own schedule.
+        batch_size: images a call.
+        engine: how the model is run.
+        dtype: in which it computes; of a RADIO model the backbone.
+    """
+
+    model: str
+    height: int
+    width: int
+    window_size: int | None = None
+    num_windowed: int | None = None
+    batch_size: int = 1
+    engine: Engine = "eager"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        preset = self.model.removeprefix(RANDOM_PREFIX)
+        if preset != self.model and preset not in SAM_ENCODERS:
+            random_backbone(preset)
+        if self.batch_size < 1:
+            raise ValueError(f"batch size must be at least 1, not {self.batch_size}")
+        if self.engine == "onnxruntime" and self.dtype == "bfloat16":
+            raise ValueError("onnxruntime does not run bfloat16: use float32 or float16")
+
+    @property
+    def name(self) -> str:
+        """MODEL@RESOLUTION[+wWINDOW[/NUM_WINDOWED]]."""
+        square = self.height == self.width
+        size = f"{self.height}" if square else f"{self.height}x{self.width}"
+        window = "" if self.window_size is None else f"+w{self.window_size}"
+        schedule = "" if self.num_windowed is None else f"/{self.num_windowed}"
+        return f"{self.model}@{size}{window}{schedule}"
+
+    @property
+    def how(self) -> str:
+        """Engine and precision where they are not the usual ones, for people."""
+        parts = (self.engine if self.engine != "eager" else "", self.dtype)
+        return ", ".join(part for part in parts if part not in ("", "float32"))
+
+
+def parse_cases(
+    models: Sequence[str],
+    resolutions: Sequence[str],
+    batch_sizes: Sequence[int],
+    window_size: int | None = None,
+    engines: Sequence[Engine] = ("eager",),
+    dtypes: Sequence[Dtype] = ("float32",),
+) -> list[Case]:
+    """Every model at every resolution, batch size and precision, on every engine.
+
+    Args:
+        models: MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]], where RESOLUTION is SIDE or
+            HEIGHTxWIDTH in pixels, and NUM_WINDOWED layers are windowed between two global ones;
+            what is given here wins over the other arguments, "+w0" is global attention.
+        resolutions: for models without their own.
+        batch_sizes: images a call.
+        window_size: for models without their own; None for global attention.
+        engines: how they are run; an exported file has its own.
+        dtypes: in which they compute; an exported file has its own.
+
+    Raises:
+        ValueError: an unknown random model, a resolution that is none, or an engine that does not
+            run the precision.
+    """
+    cases = []
+    for text in models:
+        match = _CASE.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]]: {text!r}")
+        model, height, width, window, schedule = match.groups()
+        sizes = [_resolution(side) for side in resolutions]
+        if height is not None:
+            sizes = [(int(height), int(width or height))]
+        side = window_size if window is None else int(window)
+        own = _FILE_ENGINES.get(Path(model).suffix)
+        cases += [
+            Case(
+                model=model,
+                height=h,
+                width=w,
+                window_size=side or None,
+                num_windowed=None if schedule is None else int(schedule),
+                batch_size=batch,
+                engine=engine,
+                dtype=dtype,
+            )
+            for h, w in sizes
+            for batch in batch_sizes
+            for dtype in (dtypes if own is None else dtypes[:1])
+            for engine in (engines if own is None else (own,))
+        ]
+    return cases
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    match = _RESOLUTION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"a resolution is SIDE or HEIGHTxWIDTH in pixels, not {text!r}")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,320 @@
+"""`radio bench throughput` and the paper's tables by it: what is measured, not how fast it is."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from radio_core import cli
+from radio_core.bench.cases import Case
+from radio_core.bench.throughput import Throughput
+from radio_core.bench.timing import Timing
+from radio_core.models import RadioConfig, RadioModel, vit_config
+from radio_eval.report.scatter_plot import Point, Scatter, pareto_front
+from radio_eval.speed import paper_tables
+from radio_eval.speed.output import markdown_page, paper_sheet
+from radio_eval.speed.paper_tables import SPEED_TABLES, PaperSpeed, SpeedTable
+from radio_eval.speed.quality import read_quality
+
+Radio = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def radio(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Radio:
+    """Run `radio bench` with the arguments; returns the exit code and all that was printed."""
+    monkeypatch.delenv("RADIO_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "4000")
+
+    def run(*arguments: Any) -> tuple[int, str]:
+        code = cli.main(["bench", *map(str, arguments)])
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def keep_threads() -> Iterator[None]:
+    """Give torch the number of threads back that it had."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """The folder of a tiny ViT of the kind that the releases are."""
+    torch.manual_seed(0)
+    shape = {"embed_dim": 32, "depth": 2, "num_heads": 2, "grid_size": 8}
+    tiny = RadioModel(RadioConfig(backbone=vit_config("base", **shape))).eval()
+    for parameter in tiny.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tiny.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def rows_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """(name, engine) -> row of a result."""
+    return {(r["name"], r["engine"]): r for r in json.loads(path.read_text())["rows"]}
+
+
+def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
+    radio: Radio, tmp_path: Path, model: str
+) -> None:
+    file = tmp_path / "out" / "first.json"
+    arguments = ["throughput", f"{model}@64", f"{model}@64+w2", "random:tiny@32x64"]
+    arguments += ["--repeats", "2", "--threads", "1", "--bare", "--baseline", f"{model}@64"]
+    code, output = radio(*arguments, "--json", file)
+    assert code == 0, output
+    first = json.loads(file.read_text())
+    assert first["settings"] == {"repeats": 2, "deploy": False, "table": ""}
+    assert first["machine"]["threads"] == 1
+    assert first["machine"]["torch"] == torch.__version__
+    assert first["machine"].keys() >= {"device", "cpu", "python", "system", "packages"}
+    rows = rows_of(file)
+    assert list(rows) == [
+        (f"{model}@64", "products"),
+        (f"{model}@64", "bare"),
+        (f"{model}@64", "eager"),
+        (f"{model}@64+w2", "eager"),
+        ("random:tiny@32x64", "eager"),
+    ]
+    row = rows[f"{model}@64+w2", "eager"]
+    assert (row["model"], row["height"], row["width"]) == (model, 64, 64)
+    assert (row["window_size"], row["batch_size"]) == (2, 1)
+    assert row["ms"] > 0
+    assert row["spread_percent"] >= 0
+    assert row["images_per_second"] == pytest.approx(1000 / row["ms"], rel=0.1)
+    assert list(row["ratios"]) == [f"{model}@64"]
+    assert list(rows[f"{model}@64", "eager"]["ratios"]) == ["products", "bare"]
+    assert "(products)" in output
+
+    again = tmp_path / "second.json"
+    arguments[arguments.index("2")] = "3"
+    code, output = radio(*arguments, "--against", file, "--json", again)
+    assert code == 0, output
+    assert f"repeats was 2 in {file}, now 3" in output
+    for row in json.loads(again.read_text())["rows"]:
+        before = rows[row["name"], row["engine"]]["ms"]
+        assert row["ratios"]["earlier"] == pytest.approx(row["ms"] / before, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name at least one model"),
+        (["random:tiny", "--table", "7"], 2, "name at least one model, e.g. random:base@512, or a"),
+        (["random:tiny", "--plot", "a.svg"], 2, "--plot needs --quality FILE, or a --table"),
+        (["--table", "7", "--plot", "a.pdf"], 2, "a plot ends in .svg or .png"),
+        (["random:timm:no_such_net"], 2, "no_such_net"),
+        (["random:tiny", "--engines", "onnxruntime", "--dtypes", "bfloat16"], 2, "use float32 or"),
+        (["random:tiny@64", "--engines", "tensorrt"], 1, "TensorRT needs a GPU"),
+        (["random:sam-b@64+w2"], 1, "has windows of its own"),
+        (["toy-dino@60"], 1, "the nearest size"),
+        (["toy-dino@56+w2"], 1, "no windowed mode"),
+        (["no_such.onnx"], 1, "no file no_such.onnx"),
+        (["random:basse"], 2, "known: random:tiny"),
+        (["random:tiny@64", "--baseline", "x"], 2, "measured: random:tiny@64"),
+        (["random:tiny", "--repeats", "1"], 2, "--repeats must be at least 2"),
+        (["random:tiny", "--threads", "0"], 2, "--threads must be at least 1"),
+        (["random:tiny", "--device", "toaster"], 2, "unknown device 'toaster'"),
+        (["random:tiny@60"], 1, "nearest size that it takes is 64x64"),
+        (["random:tiny@64+w3"], 1, "nearest size that it takes is 72x72"),
+        (["random:eradio_xxxtiny@64+w2"], 1, "no windowed mode"),
+        (["random:eradio_xxxtiny@48x64"], 1, "nearest size that it takes is 64x64"),
+        (["no_such_model"], 1, "no_such_model"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_before_measuring(
+    radio: Radio, arguments: list[str], code: int, message: str
+) -> None:
+    found, output = radio("throughput", *arguments)
+    assert (found, message in output) == (code, True), output
+    assert "Traceback" not in output
+
+
+def test_against_another_kind_of_file_is_an_error(radio: Radio, tmp_path: Path) -> None:
+    for content in ("{}", "not json", '{"rows": [{"name": "x"}]}'):
+        (tmp_path / "other.json").write_text(content)
+        code, output = radio("throughput", "random:tiny", "--against", tmp_path / "other.json")
+        assert code == 1
+        assert "other.json is no result of radio bench throughput" in output
+
+
+def test_deploy_fuses_what_only_training_needs(
+    radio: Radio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed: list[RadioModel] = []
+    deploy = RadioModel.switch_to_deploy
+
+    def count(model: RadioModel) -> RadioModel:
+        deployed.append(model)
+        return deploy(model)
+
+    monkeypatch.setattr(RadioModel, "switch_to_deploy", count)
+    arguments = ["throughput", "random:eradio_xxxtiny@64", "--repeats", "2"]
+    assert radio(*arguments)[0] == 0
+    assert deployed == []
+    assert radio(*arguments, "--deploy")[0] == 0
+    assert len(deployed) == 1
+
+
+@pytest.mark.slow
+def test_every_engine_runs_models_teachers_sam_and_timm(radio: Radio, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    file = tmp_path / "out.json"
+    names = ["random:eradio_xxxtiny@64", "toy-dino@56", "toy-sam@128", "random:timm:resnet10t@64"]
+    arguments = ["throughput", *names, "--engines", "eager", "onnxruntime", "--repeats", "2"]
+    code, output = radio(*arguments, "--peak", "--json", file)
+    assert code == 0, output
+    rows = rows_of(file)
+    both = [(name, engine) for name in names for engine in ("eager", "onnxruntime")]
+    assert list(rows)[:-1] == both
+    assert list(rows)[-1][1] == "matmul"
+    for key in both:
+        assert rows[key]["peak_share"] > 0
+        assert rows[key]["parameters"] == rows[key[0], "eager"]["parameters"] > 1000
+        assert list(rows[key]["ratios"]) == (["eager"] if key[1] == "onnxruntime" else [])
+    assert "of matmul peak" in output
+
+
+@pytest.mark.slow
+def test_compiled_models_are_measured_at_several_sizes(
+    radio: Radio, tmp_path: Path, model: str
+) -> None:
+    file = tmp_path / "out.json"
+    arguments = [f"{model}@64", f"{model}@64x96", "--engines", "compile", "--repeats", "2"]
+    code, output = radio("throughput", *arguments, "--json", file)
+    assert code == 0, output
+    assert set(rows_of(file)) == {(f"{model}@64", "compile"), (f"{model}@64x96", "compile")}
+
+
+def test_an_exported_file_is_measured_as_such(radio: Radio, tmp_path: Path, model: str) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+    assert cli.main(["export", "onnx", model, str(tmp_path / "m.onnx")]) == 0
+    file = tmp_path / "out.json"
+    code, output = radio("throughput", f"{tmp_path / 'm.onnx'}@64", "--repeats", 2, "--json", file)
+    assert code == 0, output
+    (row,) = json.loads(file.read_text())["rows"]
+    assert (row["engine"], row["parameters"]) == ("onnxruntime", None)
+
+
+def test_quality_is_drawn_against_speed(radio: Radio, tmp_path: Path, model: str) -> None:
+    quality, plot = tmp_path / "quality.csv", tmp_path / "plot.svg"
+    quality.write_text(f"model,kNN,mIoU\n{model},61.5,\nrandom:tiny,70,30\nother,1,1\n")
+    arguments = [f"{model}@64", "random:tiny@64", "--repeats", "2", "--quality", quality]
+    page = tmp_path / "page.md"
+    code, output = radio("throughput", *arguments, "--plot", plot, "--markdown", page)
+    assert code == 0, output
+    drawn = plot.read_text()
+    assert drawn.count("<circle") == 3  # kNN of both, mIoU of one
+    assert all(text in drawn for text in (">kNN<", ">mIoU<", ">random:tiny<", "images a second"))
+    lines = page.read_text().splitlines()
+    assert lines[0] == "# Images a second"
+    assert "random:tiny@64" in lines[5]
+    assert "torch" in lines[-1]
+
+    quality.write_text("model,kNN\nother,1\n")
+    code, output = radio("throughput", *arguments, "--plot", plot)
+    assert (code, "none of the measured models has quality" in output) == (1, True)
+
+
+def test_quality_comes_from_table1_too(tmp_path: Path) -> None:
+    path = tmp_path / "table1.json"
+    path.write_text(json.dumps({"rows": {"toy": {"scores": {"knn": 92.2, "coco": None}}}}))
+    assert read_quality(path) == {"toy": {"knn": 92.2}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.json", "{}"),
+        ("q.json", "[1]"),
+        ("q.json", '{"rows": {"a": {"scores": {"knn": "good"}}}}'),
+        ("q.csv", "name,knn\na,1\n"),
+        ("q.csv", "model,knn\na,nan\n"),
+    ],
+)
+def test_files_without_quality_say_what_they_should_have(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} has no quality numbers: give the .json"):
+        read_quality(tmp_path / name)
+
+
+def test_the_front_is_what_nothing_else_beats_in_both() -> None:
+    a, b, c, d = Point("a", 9, 1), Point("b", 5, 5), Point("c", 4, 4), Point("d", 1, 9)
+    assert pareto_front([d, c, b, a]) == [a, b, d]
+    with pytest.raises(ValueError, match="speed above 0"):
+        Scatter(title="t", points=[Point("x", 0, 1)])
+
+
+def test_the_papers_tables_have_their_rows() -> None:
+    sizes = {number: len(table.rows) for number, table in SPEED_TABLES.items()}
+    assert sizes == {"7": 15, "8": 7}
+    by_label = {row.label: row for row in SPEED_TABLES["7"].rows}
+    assert by_label["E-RADIO-L"].images_per_second == 3472
+    assert by_label["MaxViT-B"].quality == {"zero-shot": 77.49, "kNN": 79.34, "ADE20K mIoU": 38.46}
+    assert SPEED_TABLES["8"].metrics == ("COCO mIoU",)
+    windowed = SPEED_TABLES["8"].rows[4]
+    case = SPEED_TABLES["8"].case(windowed, 2, "compile", "bfloat16")
+    assert case.name == "random:sam-with-radio-h@1024+w8"
+    assert (case.batch_size, case.engine, case.dtype) == (2, "compile", "bfloat16")
+
+
+SMALL = SpeedTable(
+    title="A table",
+    setting="somewhere",
+    reference="B",
+    resolution=64,
+    batch_size=8,
+    rows=(
+        PaperSpeed(label="A", model="random:tiny+w2", images_per_second=50, quality={"kNN": 60}),
+        PaperSpeed(label="B", model="random:tiny", images_per_second=100, quality={"kNN": 70}),
+        PaperSpeed(label="C", model="random:tiny+w4"),
+    ),
+)
+
+
+def test_the_measured_column_stands_beside_the_papers() -> None:
+    def found(seconds: float) -> list[Throughput]:
+        case = Case(model="random:tiny", height=64, width=64, batch_size=2)
+        return [Throughput(case, Timing((seconds, seconds)), {}, parameters=5_000_000)]
+
+    sheet = paper_sheet(SMALL, {"A": found(1), "B": found(4), "C": found(2)})
+    assert sheet.headings[1:5] == ["params (M)", "kNN", "paper: images/s", "/ B"]
+    assert sheet.headings[5] == "here: images/s (eager, float32)"
+    assert sheet.rows == [
+        ["A", "5", "60", "50", "0.50", "2 ±0%", "4.00"],
+        ["B", "5", "70", "100", "1.00", "0.5 ±0%", "1.00"],
+        ["C", "5", "", "", "", "1 ±0%", "2.00"],
+    ]
+    page = markdown_page("A | table", sheet, ["one_two"])
+    assert page.startswith("# A \\| table\n\n| model | params (M) |")
+    assert page.endswith("one\\_two\n")
+
+
+def test_a_table_is_measured_and_drawn(
+    radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(paper_tables.SPEED_TABLES, "7", SMALL)
+    plot, file, page = (tmp_path / name for name in ("p.png", "r.json", "t.md"))
+    arguments = ["--table", "7", "--repeats", "2", "--plot", plot, "--json", file]
+    code, output = radio("throughput", *arguments, "--markdown", page)
+    assert code == 0, output
+    assert [row["name"] for row in json.loads(file.read_text())["rows"]] == [
+        "random:tiny@64+w2",
+        "random:tiny@64",
+        "random:tiny@64+w4",
+    ]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert page.read_text().startswith("# A table")
+    assert "Paper: somewhere." in page.read_text()
