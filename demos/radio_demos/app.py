@@ -1,15 +1,15 @@
 """All tabs in one app, and how an app is served."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from radio_core.models.radio import RadioModel
 from radio_demos.chat import build_chat
 from radio_demos.features import build_features
 from radio_demos.handlers import BLOCKS
+from radio_demos.models import CannotServe, Model, device_of, open_model
 from radio_demos.pictures import MAX_FILE_BYTES
 from radio_demos.segment import build_segment
 from radio_demos.zero_shot import build_zero_shot
@@ -34,7 +34,7 @@ _TITLE = "RADIO: one student, several teachers"
 
 
 def build_app(
-    model: RadioModel,
+    model: Model | str | Path,
     tabs: Sequence[str] = TABS,
     *,
     teachers: Sequence[str] = (),
@@ -45,7 +45,8 @@ def build_app(
     """One app of several tabs that share a model.
 
     Args:
-        model: for all tabs but the chat.
+        model: for all tabs but the chat; see `radio_demos.models.open_model`. Beside other tabs,
+            one that cannot use it is a note on what it needs.
         tabs: some of `TABS`.
         teachers: see `build_features`.
         sam: see `build_segment`.
@@ -56,20 +57,23 @@ def build_app(
         A `gr.Blocks`; serve it with `launch`.
 
     Raises:
-        ValueError: no tab, or an unknown one.
+        ValueError: no tab, or an unknown one; as `open_model`; `CannotServe` for a single tab that
+            cannot use the model.
+        OSError: as `open_model`.
+        ImportError: as `open_model`.
     """
     if not tabs or not set(tabs) <= set(TABS):
         raise ValueError(f"unknown tabs {list(tabs)}; known: {', '.join(TABS)}")
-    device = next(model.parameters()).device
-    builders = {
-        "features": lambda: build_features(model, teachers),
-        "segment": lambda: build_segment(model, sam, text_tower),
-        "zero-shot": lambda: build_zero_shot(model, text_tower),
-        "chat": lambda: build_chat(llava, device),
+    opened = open_model(model)
+    builders: dict[str, Callable[[], Any]] = {
+        "features": lambda: build_features(opened, teachers),
+        "segment": lambda: build_segment(opened, sam, text_tower),
+        "zero-shot": lambda: build_zero_shot(opened, text_tower),
+        "chat": lambda: build_chat(llava, device_of(opened)),
     }
-    built = {name: builders[name]() for name in tabs}
-    if len(built) == 1:
-        return next(iter(built.values()))
+    if len(tabs) == 1:
+        return builders[tabs[0]]()
+    built = {name: _built_or_note(builders[name]) for name in tabs}
     with gr.Blocks(title=_TITLE, **BLOCKS) as app:
         gr.Markdown(f"# {_TITLE}")
         with gr.Tabs():
@@ -77,6 +81,15 @@ def build_app(
                 with gr.Tab(name.capitalize(), id=name):
                     blocks.render()
     return app
+
+
+def _built_or_note(build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except CannotServe as error:
+        with gr.Blocks(**BLOCKS) as note:
+            gr.Markdown(f"**Not with this model:** {error}.", container=True)
+        return note
 
 
 def launch(

@@ -22,7 +22,9 @@ class DemoOptions:
     tab: Annotated[Tab, tyro.conf.Positional] = "all"
     """One tab alone; all by default."""
     model: str = "toy"
-    """A RADIO release, a file or folder with a model, or a hub id."""
+    """A RADIO release, a file or folder with a model, a hub id, or a file that `radio export` wrote
+    (.onnx, .engine, .pt2), which serves the tabs that it can; masks want one `--for sam=SAM`.
+    Engines and .pt2 packages are programs: only open those that you trust."""
     teacher: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A teacher to show beside the heads, such as "dinov2:facebook/dinov2-base"; more than once
     for several. The toy teachers for the toy model if none is named."""
@@ -68,14 +70,14 @@ def main(argv: Sequence[str]) -> int:
     build_app, launch = radio_demos.build_app, radio_demos.launch
     from radio_core.commands.device import read_device
     from radio_core.teachers.registry import TOY_TEACHERS
-    from radio_core.zoo.load import load_model
     from radio_demos.app import TABS
+    from radio_demos.models import open_model
 
     public = options.share or options.host not in _LOCAL
     if public and options.credentials is None:
         print("anyone who finds the address can use it; --auth USER:PASSWORD asks", file=sys.stderr)
     app = build_app(
-        load_model(options.model, device=read_device(options.device)),
+        open_model(options.model, read_device(options.device)),
         TABS if options.tab == "all" else (options.tab,),
         teachers=options.teacher or (TOY_TEACHERS if options.model == "toy" else ()),
         sam=options.sam,

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from radio_core.data.transforms import radio_resize_size, to_tensor
 from radio_core.models.backbone import Resolution, nearest_resolution
-from radio_core.models.radio import RadioModel
 from radio_core.pca import PcaColours, fit_pca, foreground
 from radio_core.teachers import load_teacher
 from radio_core.teachers.base import Teacher
 from radio_demos.handlers import Late, Recent
+from radio_demos.models import Student, device_of, only_size, teachers_of
 from radio_demos.pictures import fingerprint
 
 STUDENT = "student"
@@ -47,11 +47,16 @@ class FeatureMaps:
     Args:
         radio: the student.
         teachers: names for `load_teacher`; each is loaded when it is first wanted.
+
+    Attributes:
+        only_size: (height, width) in pixels to which every image is stretched, for a student that
+            takes no others; None for one that sees images in their own shape.
     """
 
-    def __init__(self, radio: RadioModel, teachers: Sequence[str] = ()) -> None:
+    def __init__(self, radio: Student, teachers: Sequence[str] = ()) -> None:
         self.radio = radio
-        self._device = next(radio.parameters()).device
+        self.only_size = only_size(radio)
+        self._device = device_of(radio)
         self._teachers = {name: Late(self._loader(name)) for name in teachers}
         self._bases: Recent[dict[str, PcaColours]] = Recent(most=32)
 
@@ -64,13 +69,16 @@ class FeatureMaps:
     def sides(self) -> SideRange:
         """What the student takes as its longest side."""
         step = self.radio.min_resolution_step
+        if self.only_size is not None:
+            side = max(self.only_size)
+            return SideRange(side, side, step, side)
         usual = min(self.radio.preferred_resolution or (_USUAL,))
         most = (self.radio.max_resolution or _LARGEST) // step * step
         usual = max(step, min(most, round(usual / step) * step))
         return SideRange(min(_SMALLEST * step, usual), most, step, usual)
 
     def at(self, image: Image.Image, side: int, teachers: bool = False) -> list[FeatureMap]:
-        """All maps of an image whose longest side becomes `side` pixels; its shape is kept.
+        """All maps of an image whose longest side becomes `side` pixels, see `size`.
 
         Raises:
             ValueError: a side beyond what the student is meant for.
@@ -91,7 +99,7 @@ class FeatureMaps:
         return maps
 
     def size(self, image: Image.Image, side: int) -> Resolution:
-        """(height, width) at which the student sees an image."""
+        """(height, width) at which the student sees an image: of its shape, or the only one."""
         step = self.radio.min_resolution_step
         size = radio_resize_size(image.height, image.width, side, step, longest_edge=True)
         return self.radio.nearest_supported_resolution(*size)
@@ -135,8 +143,7 @@ class FeatureMaps:
         seen = nearest_resolution(*size, spec.step) if spec.flexible else None
         pixels = to_tensor(image)[None].to(self._device)
         output = teacher(pixels, None if seen is None else (seen.height, seen.width))
-        imitated = dict(zip(self.radio.config.teachers, self.radio.adaptors, strict=False))
-        space = imitated.get(name, name)
+        space = teachers_of(self.radio).get(name, name)
         if widths.get(space) != spec.feature_dim:
             space = name
         return _map(f"{name} (teacher)", space, output.features)

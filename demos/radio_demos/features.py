@@ -12,8 +12,6 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from radio_core.heat import patch_similarity
-from radio_core.models.radio import RadioModel
-from radio_core.zoo.load import load_model
 from radio_demos.drawing import (
     Captioned,
     colour_picture,
@@ -25,6 +23,7 @@ from radio_demos.drawing import (
 )
 from radio_demos.feature_maps import FeatureMap, FeatureMaps
 from radio_demos.handlers import BLOCKS, UNSEEN, on_picture, runs
+from radio_demos.models import Model, open_student
 from radio_demos.pictures import picture_input
 
 INTRODUCTION = """### What does the model see?
@@ -35,22 +34,23 @@ finds similar to that place."""
 _POINT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*")
 
 
-def build_features(model: RadioModel | str | Path = "toy", teachers: Sequence[str] = ()) -> Any:
+def build_features(model: Model | str | Path = "toy", teachers: Sequence[str] = ()) -> Any:
     """The features tab.
 
     Args:
-        model: a RADIO model, or whatever `radio_core.load_model` takes.
+        model: a RADIO model, an exported one (`radio_core.export.runtime.load_exported`), of which
+            the heads in the file are shown, or whatever `radio_demos.models.open_model` takes.
         teachers: names for `radio_core.teachers.load_teacher`, shown on request beside the heads.
 
     Returns:
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `load_model`.
-        OSError: as `load_model`.
+        ValueError: as `open_model`; `CannotServe` for a file that holds a part of a model.
+        OSError: as `open_model`.
+        ImportError: as `open_model`.
     """
-    radio = model if isinstance(model, RadioModel) else load_model(model)
-    tab = _Features(FeatureMaps(radio, teachers))
+    tab = _Features(FeatureMaps(open_student(model), teachers))
     with gr.Blocks(title="RADIO: features", **BLOCKS) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
@@ -77,14 +77,18 @@ def build_features(model: RadioModel | str | Path = "toy", teachers: Sequence[st
 
 def _controls(maps: FeatureMaps) -> list[Any]:
     """Resolution, point, masked, smooth and teachers: what `_Features.show` takes."""
-    sides = maps.sides
+    sides, only = maps.sides, maps.only_size
+    several = sides.least < sides.most  # gradio wants a slider to have a range in any case
     side = gr.Slider(
-        sides.least,
+        sides.least if several else 0,
         sides.most,
         value=sides.usual,
         step=sides.step,
         label="Resolution",
-        info="longer side in pixels as the model sees it",
+        info="longer side in pixels as the model sees it"
+        if only is None
+        else f"the model takes {only.width} x {only.height} pixels only: pictures are stretched",
+        interactive=several,
     )
     point = gr.Textbox(
         label="Similar to the place",

@@ -10,21 +10,26 @@ import torch
 from PIL import Image
 
 from radio_clip.load import load_radio_clip
+from radio_clip.model import RadioClip
 from radio_clip.preprocess import RadioPreprocess, build_preprocess
+from radio_clip.text import Tokenizer
 from radio_core.extras import require
 from radio_core.models.radio import RadioModel
 from radio_demos.drawing import heat_picture, shown_size, spread
 from radio_demos.handlers import Late, Recent
+from radio_demos.models import EncoderFile, device_of
 from radio_demos.pictures import fingerprint, reduced
 from radio_sam.commands.mask_files import FoundMask, encode_mask
 from radio_sam.commands.overlay import Pixels, draw_overlay
 from radio_sam.commands.prompt_options import ObjectPrompt, place_prompts, read_prompts
+from radio_sam.export import load_exported_sam
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
 from radio_sam.prompts import EncodedImage, Prompts, encode_images, predict_best_masks
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
+_Words = tuple[RadioClip, RadioPreprocess, Tokenizer]
 Shown = tuple[Any, Any, str]
 """The result, an update of the original SAM's picture, a line about them."""
 
@@ -42,17 +47,33 @@ class Finder:
     """Masks and heat maps of pictures; every model is loaded when it is first needed.
 
     Args:
-        radio: the model.
+        radio: the model, or the file with SAM's image encoder alone.
         sam: see `radio_sam.load_radio_sam`.
         text_tower: see `radio_clip.load_radio_clip`.
+
+    Attributes:
+        knows_words: whether it finds words; a file with an image encoder alone has no text side.
     """
 
-    def __init__(self, radio: RadioModel, sam: str, text_tower: str | None) -> None:
-        device = next(radio.parameters()).device
-        self._radio, self._toy = radio, sam == TOY_SAM
-        self._sam = Late(lambda: put_into_sam(radio, sam).to(device))
+    def __init__(self, radio: RadioModel | EncoderFile, sam: str, text_tower: str | None) -> None:
+        device = device_of(radio)
+        self._toy = sam == TOY_SAM
+        self.knows_words = isinstance(radio, RadioModel)
+
+        def load() -> "Sam":
+            if isinstance(radio, EncoderFile):
+                return load_exported_sam(radio.path, sam, device)
+            return put_into_sam(radio, sam).to(device)
+
+        def load_words() -> _Words:
+            if isinstance(radio, EncoderFile):
+                raise ValueError("An image encoder alone finds no words: show the model itself.")
+            clip, _, tokenizer = load_radio_clip(radio, text_tower=text_tower)
+            return clip, build_preprocess(radio, keep_aspect=True), tokenizer
+
+        self._sam = Late(load)
         self._original = Late(lambda: load_radio_sam(ORIGINAL, sam, device=device))
-        self._clip = Late(lambda: load_radio_clip(radio, text_tower=text_tower))
+        self._clip = Late(load_words)
         self._encoded: Recent[EncodedImage] = Recent(most=16)
 
     def segment(self, picture: Image.Image | None, prompts: str, beside: bool) -> Shown:
@@ -92,8 +113,8 @@ class Finder:
             return None, _unseen(), _UPLOAD
         if not words.strip():
             raise ValueError("Type what to look for, such as: a red circle")
-        clip, _, tokenizer = self._clip()
-        images = _dense_preprocess(self._radio)(picture)[None].to(clip.logit_scale.device)
+        clip, preprocess, tokenizer = self._clip()
+        images = preprocess(picture)[None].to(clip.logit_scale.device)
         started = time.perf_counter()
         with torch.inference_mode():
             tokens = tokenizer([words]).to(images.device)
@@ -191,10 +212,6 @@ def _check_shape(sam: "Sam", pixels: Pixels) -> None:
             f"this picture of {width} x {height} pixels is too narrow for the model; its longer "
             f"side may be at most {side} times the shorter one"
         )
-
-
-def _dense_preprocess(radio: RadioModel) -> RadioPreprocess:
-    return build_preprocess(radio, keep_aspect=True)
 
 
 def _unseen() -> Any:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from radio_core.models.radio import RadioModel
-from radio_core.zoo.load import load_model
+from radio_core.export.runtime import ExportedModel
 from radio_demos.finding import CLICK, Finder
 from radio_demos.handlers import BLOCKS, UNSEEN, on_picture, runs
+from radio_demos.models import CannotServe, Model, open_model
 from radio_demos.pictures import example_pictures, picture_input
 from radio_sam.load import TOY_SAM
 
@@ -25,12 +25,13 @@ Corner = tuple[float, float]
 
 
 def build_segment(
-    model: RadioModel | str | Path = "toy", sam: str = TOY_SAM, text_tower: str | None = None
+    model: Model | str | Path = "toy", sam: str = TOY_SAM, text_tower: str | None = None
 ) -> Any:
     """The segment tab.
 
     Args:
-        model: a RADIO model with a sam adaptor, or whatever `radio_core.load_model` takes.
+        model: a RADIO model with a sam adaptor, or whatever `radio_demos.models.open_model` takes;
+            of exported files those for `sam`, which know no words.
         sam: whose neck and mask decoder serve, see `radio_sam.load_radio_sam`; loaded when first
             needed, as is SAM's own encoder.
         text_tower: local weights of the text tower of the clip adaptor, so that none is
@@ -40,11 +41,17 @@ def build_segment(
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `load_model`.
-        OSError: as `load_model`.
+        ValueError: as `open_model`; `CannotServe` for an exported file that holds a whole model.
+        OSError: as `open_model`.
+        ImportError: as `open_model`.
     """
-    radio = model if isinstance(model, RadioModel) else load_model(model)
-    finder = Finder(radio, sam, text_tower)
+    opened = open_model(model)
+    if isinstance(opened, ExportedModel):
+        raise CannotServe(
+            "this file holds a whole model; for masks export its image encoder with "
+            "`radio export onnx MODEL FILE --for sam=SAM`"
+        )
+    finder = Finder(opened, sam, text_tower)
     with gr.Blocks(title="RADIO: segment", **BLOCKS) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
@@ -54,7 +61,7 @@ def build_segment(
             with gr.Column(scale=5, min_width=300):
                 shown = _results()
             with gr.Column(scale=2, min_width=220):
-                controls = _controls()
+                controls = _controls(words=finder.knows_words)
         _connect(finder, picture, kind, controls, shown)
     return blocks
 
@@ -70,7 +77,7 @@ class _Controls(NamedTuple):
     search: Any
 
 
-def _controls() -> _Controls:
+def _controls(words: bool) -> _Controls:
     return _Controls(
         everything=gr.Button("Find everything", variant="primary"),
         prompts=gr.Textbox(
@@ -84,9 +91,13 @@ def _controls() -> _Controls:
         forget=gr.Button("Forget the clicks", size="sm"),
         beside=gr.Checkbox(label="The original SAM too", info="to compare"),
         words=gr.Textbox(
-            label="Find by words", placeholder="a red circle", max_length=200, max_lines=1
+            label="Find by words",
+            placeholder="a red circle",
+            max_length=200,
+            max_lines=1,
+            visible=words,
         ),
-        search=gr.Button("Find the words", size="sm"),
+        search=gr.Button("Find the words", size="sm", visible=words),
     )
 
 

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from radio_clip.load import load_radio_clip
+from radio_clip.model import adaptor_specs
 from radio_core.data.toyworld import TEMPLATES
-from radio_core.models.radio import RadioModel
-from radio_core.zoo.load import load_model
 from radio_demos.handlers import BLOCKS, UNSEEN, Late, Recent, on_picture, runs
+from radio_demos.models import CannotServe, Model, Student, name_of, open_student
 from radio_demos.pictures import picture_input
 from radio_eval.zero_shot import ZeroShotParameters, zero_shot_classifier, zero_shot_logits
 
@@ -33,12 +33,13 @@ _LONGEST_TEXT = 20_000  # characters
 _BARS = 12
 
 
-def build_zero_shot(model: RadioModel | str | Path = "toy", text_tower: str | None = None) -> Any:
+def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = None) -> Any:
     """The zero-shot tab.
 
     Args:
-        model: a RADIO model with an adaptor that has a text tower, or whatever
-            `radio_core.load_model` takes.
+        model: a RADIO model with an adaptor that has a text tower, an exported one
+            (`radio_core.export.runtime.load_exported`), or whatever
+            `radio_demos.models.open_model` takes.
         text_tower: local weights of the text tower, so that none is downloaded; it is loaded when
             first needed.
 
@@ -46,11 +47,13 @@ def build_zero_shot(model: RadioModel | str | Path = "toy", text_tower: str | No
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `load_model`.
-        OSError: as `load_model`.
+        ValueError: as `open_model`; `CannotServe` for a model without such an adaptor.
+        OSError: as `open_model`.
+        ImportError: as `open_model`.
     """
-    radio = model if isinstance(model, RadioModel) else load_model(model)
-    toy = radio.config.name == "toy"
+    radio = open_student(model)
+    _check_text_tower(radio)
+    toy = name_of(radio) == "toy"
     classifier = Classifier(radio, text_tower)
     with gr.Blocks(title="RADIO: zero-shot", **BLOCKS) as blocks:
         gr.Markdown(INTRODUCTION + (f"\n\n{TOY_NOTE}" if toy else ""))
@@ -99,7 +102,7 @@ class Classifier:
         text_tower: see `radio_clip.load_radio_clip`.
     """
 
-    def __init__(self, radio: RadioModel, text_tower: str | None) -> None:
+    def __init__(self, radio: Student, text_tower: str | None) -> None:
         self._clip = Late(lambda: load_radio_clip(radio, text_tower=text_tower))
         self._weights: Recent[Tensor] = Recent(most=64)
 
@@ -131,6 +134,17 @@ class Classifier:
             else:
                 shares = (logits + clip.logit_bias).sigmoid()
         return dict(zip(names, shares.tolist(), strict=True))
+
+
+def _check_text_tower(radio: Student) -> None:
+    specs = adaptor_specs(radio)
+    if not any(spec.text_tower and spec.summary_dim for spec in specs.values()):
+        known = ", ".join(specs) or "none"
+        raise CannotServe(
+            f"zero-shot labels need an adaptor with a text tower; this model's adaptors: {known}. "
+            "An exported file has those that it was written with, as by "
+            "`radio export onnx MODEL FILE --adaptors clip`"
+        )
 
 
 def read_labels(text: str) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 
-from radio_clip.model import RadioClip, RadioVisual
+from radio_clip.model import RadioClip, RadioVisual, adaptor_specs
 from radio_clip.preprocess import ImageSize, RadioPreprocess, build_preprocess
 from radio_clip.text import TextEncoder, Tokenizer, load_text_encoder
+from radio_core.export.card import AdaptorCard
+from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
 from radio_core.models.adaptors import AdaptorConfig
 from radio_core.models.conditioner import InputConditioner
 from radio_core.models.radio import RadioModel
@@ -27,7 +29,7 @@ _FIRST_CHOICE = "clip"  # of the releases that can do several
 
 
 def load_radio_clip(
-    model: RadioModel | str | Path,
+    model: RadioModel | ExportedModel | str | Path,
     adaptor: str | None = None,
     *,
     image_size: ImageSize | None = None,
@@ -39,8 +41,11 @@ def load_radio_clip(
     """RADIO for scripts that were written for open_clip; see the top of this module.
 
     Args:
-        model: a RADIO model (put into eval mode and used as it is, not copied), or whatever
-            `radio_core.load_model` takes ("toy", "radio_h", a file, a directory, a hub id).
+        model: a RADIO model (put into eval mode and used as it is, not copied); whatever
+            `radio_core.load_model` takes ("toy", "radio_h", a file, a directory, a hub id); or a
+            file that `radio export` wrote (.onnx, .engine, .pt2) with the adaptor in it, opened
+            or not, which gives all but vectors of patches (`encode_image_dense`). Engines and
+            .pt2 packages are programs: open only those that you trust.
         adaptor: an adaptor with a text tower; None for "clip", or for the only one.
         image_size: side in pixels, or (height, width), that `preprocess` makes; None for the size
             that the model prefers, or 224. Multiples of the model's resolution step.
@@ -51,6 +56,7 @@ def load_radio_clip(
             that `model` names.
         output_dict: the model's `forward` returns a dict instead of a tuple.
         device: where the model goes; None for where it is, the CPU for one that is loaded here.
+            An exported model that is open already computes where it was opened.
 
     Returns:
         (model, preprocess, tokenizer): `RadioClip`; a function from a Pillow image to float32
@@ -63,28 +69,43 @@ def load_radio_clip(
             not take; a text tower that does not fit the adaptor; a model without its normalisation.
         FileNotFoundError: a file is missing.
         OSError: a model cannot be downloaded.
-        ImportError: the extra "clip" or "hf", which the text tower needs, is missing.
+        ImportError: the extra "clip" or "hf", which the text tower needs, is missing; or the
+            package that runs an exported file.
     """
-    wanted = () if adaptor is None else (adaptor,)
-    radio = model if isinstance(model, RadioModel) else load_model(model, adaptors=wanted)
-    if not isinstance(radio.conditioner, InputConditioner):
+    radio = _opened(model, adaptor, device)
+    if isinstance(radio, RadioModel) and not isinstance(radio.conditioner, InputConditioner):
         raise ValueError(
             "the model's normalisation was taken out (make_preprocessor_external): load it anew"
         )
     chosen = _choose(radio, adaptor)
     preprocess = build_preprocess(radio, image_size, keep_aspect)
     assert chosen.text_tower is not None
-    path = text_tower or radio.text_tower_paths.get(chosen.name)
+    own = radio.text_tower_paths if isinstance(radio, RadioModel) else {}
+    path = text_tower or own.get(chosen.name)
     text = load_text_encoder(chosen.text_tower, path)
     _check_widths(chosen, text, path or chosen.text_tower)
     clip = RadioClip(RadioVisual(radio, chosen.name, preprocess), text, output_dict)
-    clip.to(next(radio.parameters()).device if device is None else device)
+    at = radio.device if isinstance(radio, ExportedModel) else next(radio.parameters()).device
+    clip.to(at if device is None else device)
     return clip.eval(), preprocess, text.tokenizer
 
 
-def _choose(radio: RadioModel, name: str | None) -> AdaptorConfig:
+def _opened(
+    model: RadioModel | ExportedModel | str | Path,
+    adaptor: str | None,
+    device: str | torch.device | None,
+) -> RadioModel | ExportedModel:
+    if isinstance(model, RadioModel | ExportedModel):
+        return model
+    if Path(model).suffix in SUFFIXES:
+        return load_exported(model, device or "cpu")
+    return load_model(model, adaptors=() if adaptor is None else (adaptor,))
+
+
+def _choose(radio: RadioModel | ExportedModel, name: str | None) -> AdaptorConfig | AdaptorCard:
     """The adaptor of that name; without one "clip", or the only one with a text tower."""
-    having = {a.name: a for a in radio.config.adaptors if a.text_tower and a.summary_dim}
+    specs = adaptor_specs(radio)
+    having = {a.name: a for a in specs.values() if a.text_tower and a.summary_dim}
     listed = ", ".join(having) or "none"
     if name is not None:
         radio.check_adaptors([name])
@@ -100,7 +121,9 @@ def _choose(radio: RadioModel, name: str | None) -> AdaptorConfig:
 
 
 @torch.no_grad()
-def _check_widths(adaptor: AdaptorConfig, text: TextEncoder, where: str | Path) -> None:
+def _check_widths(
+    adaptor: AdaptorConfig | AdaptorCard, text: TextEncoder, where: str | Path
+) -> None:
     width = text(text.tokenizer([""])).shape[-1]
     if width != adaptor.summary_dim:
         raise ValueError(

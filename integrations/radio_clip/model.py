@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from radio_clip.preprocess import RadioPreprocess
 from radio_clip.text import TextEncoder, Tokenizer
-from radio_core.models.adaptors import Adaptor
+from radio_core.export.card import AdaptorCard
+from radio_core.export.runtime import ExportedModel
+from radio_core.models.adaptors import Adaptor, AdaptorConfig
 from radio_core.models.radio import RadioModel
 
 
@@ -17,7 +19,7 @@ class RadioVisual(nn.Module):
     """The image side: RADIO and the summary head of one adaptor.
 
     Args:
-        radio: the model; used as it is, not copied.
+        radio: the model, or one that was exported; used as it is, not copied.
         adaptor: name of an adaptor with a summary.
         preprocess: tells open_clip's scripts what images must look like.
 
@@ -30,21 +32,17 @@ class RadioVisual(nn.Module):
         preprocess_cfg: the fields of open_clip's `PreprocessCfg`.
     """
 
-    def __init__(self, radio: RadioModel, adaptor: str, preprocess: RadioPreprocess) -> None:
+    def __init__(
+        self, radio: RadioModel | ExportedModel, adaptor: str, preprocess: RadioPreprocess
+    ) -> None:
         super().__init__()
         self.radio = radio
         self.adaptor = adaptor
         self.image_size = preprocess.image_size
-        self.output_dim = self._head.config.summary_dim
+        self.output_dim = adaptor_specs(radio)[adaptor].summary_dim
         self.preprocess_cfg = preprocess.open_clip_config()
         self.image_mean: tuple[float, ...] = self.preprocess_cfg["mean"]
         self.image_std: tuple[float, ...] = self.preprocess_cfg["std"]
-
-    @property
-    def _head(self) -> Adaptor:
-        head = self.radio.adaptors[self.adaptor]
-        assert isinstance(head, Adaptor)
-        return head
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], RGB in [0, 1], to summaries [B, D] float32, not normalised."""
@@ -54,13 +52,20 @@ class RadioVisual(nn.Module):
 
     def dense(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W], RGB in [0, 1], to [B, h, w, D] float32; see `encode_image_dense`."""
-        radio, head = self.radio, self._head
+        radio = self.radio
+        if isinstance(radio, ExportedModel):
+            raise ValueError(
+                "an exported file gives the summaries of whole images, and its heads cannot read "
+                "patches in their place: load the model that it was made from"
+            )
         if getattr(radio.config.backbone, "feature_start", None) is not None:
             raise ValueError("the features of this model hold other tokens too and are no map")
         pixels = radio.conditioner(images).to(next(radio.backbone.parameters()).dtype)
         # Straight from the backbone: a feature normalizer would take the patches out of the space
         # of the summary tokens, which is the one that the summary head reads.
         features = radio.backbone(pixels, radio.window_size or None).features  # [B, C, h, w]
+        head = radio.adaptors[self.adaptor]
+        assert isinstance(head, Adaptor)
         assert head.summary_head is not None
         embedded: Tensor = head.summary_head(features.movedim(1, -1).to(head.dtype))
         return embedded.float()
@@ -97,8 +102,8 @@ class RadioClip(nn.Module):
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
 
     @property
-    def radio(self) -> RadioModel:
-        """The RADIO model inside."""
+    def radio(self) -> RadioModel | ExportedModel:
+        """The RADIO model inside, or the exported one."""
         return self.visual.radio
 
     @property
@@ -187,7 +192,8 @@ class RadioClip(nn.Module):
             [B, h, w, D], row-major, one vector for each `radio.patch_size` pixels of each side.
 
         Raises:
-            ValueError: a size that the model does not take, or a model whose features are no map.
+            ValueError: a size that the model does not take, a model whose features are no map, or
+                an exported one, of which the summary head cannot be called alone.
         """
         return self._finished(self.visual.dense(images), normalize)
 
@@ -251,3 +257,12 @@ class RadioClip(nn.Module):
     def _finished(self, features: Tensor, normalize: bool) -> Tensor:
         features = features.to(self.logit_scale.dtype)
         return F.normalize(features, dim=-1) if normalize else features
+
+
+def adaptor_specs(
+    radio: RadioModel | ExportedModel,
+) -> dict[str, AdaptorConfig] | dict[str, AdaptorCard]:
+    """What is known of each adaptor, by name: `summary_dim` and `text_tower` among it."""
+    if isinstance(radio, ExportedModel):
+        return radio.adaptors
+    return {spec.name: spec for spec in radio.config.adaptors}

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from radio_core.data.transforms import radio_resize, to_tensor
+from radio_core.export.runtime import ExportedModel
 from radio_core.models.radio import RadioModel
 
 DEFAULT_SIZE = 224
@@ -56,7 +57,9 @@ class RadioPreprocess:
 
 
 def build_preprocess(
-    radio: RadioModel, image_size: ImageSize | None = None, keep_aspect: bool = False
+    radio: RadioModel | ExportedModel,
+    image_size: ImageSize | None = None,
+    keep_aspect: bool = False,
 ) -> RadioPreprocess:
     """The preprocessing of a model.
 

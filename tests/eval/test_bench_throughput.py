@@ -163,13 +163,15 @@ def test_deploy_fuses_what_only_training_needs(
 
 
 @pytest.mark.slow
-def test_every_engine_runs_models_teachers_sam_and_timm(radio: Radio, tmp_path: Path) -> None:
+def test_every_engine_runs_models_teachers_sam_and_timm(
+    radio: Radio, tmp_path: Path, model: str
+) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     pytest.importorskip("transformers", reason="needs the extra 'hf'")
     pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
     file = tmp_path / "out.json"
-    names = ["random:eradio_xxxtiny@64", "toy-dino@56", "toy-sam@128", "random:timm:resnet10t@64"]
+    names = [f"{model}@64", "toy-dino@56", "toy-sam@128", "random:timm:resnet10t@64"]
     arguments = ["throughput", *names, "--engines", "eager", "onnxruntime", "--repeats", "2"]
     code, output = radio(*arguments, "--peak", "--json", file)
     assert code == 0, output

@@ -19,8 +19,9 @@ class EvalOptions(ABC):
 
     model: str
     """A release ("radio_h"), a file or folder with a RADIO model, the bundled "toy", a teacher
-    ("toy-clip"), timm:NAME, open_clip:NAME/PRETRAINED, hf:ID, or random:tiny. The last ones take
-    folders too: timm:DIR, open_clip:local-dir:DIR, hf:DIR."""
+    ("toy-clip"), timm:NAME, open_clip:NAME/PRETRAINED, hf:ID, random:tiny, or a file that
+    `radio export` wrote (.onnx; .engine and .pt2 are programs: only those that you trust). Folders
+    are taken by timm:DIR, open_clip:local-dir:DIR and hf:DIR too."""
     data: Path
     """Folder of the data set."""
     json: Path | None = None

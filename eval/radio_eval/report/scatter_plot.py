@@ -20,7 +20,7 @@ from radio_eval.report.drawing import (
 
 _WIDTH, _PANEL, _TITLE = 720.0, 340.0, 40.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 24.0, 28.0, 48.0
-_POINT, _FRONT = "#2166ac", "#b2182b"
+_POINT, _FRONT, _FRONT_LINE = "#2166ac", "#b2182b", "#e6a6ad"
 _LETTER, _LINE = 5.6, 12.0  # pixels of the names beside the points
 _ROUND = (1, 2, 5)
 
@@ -100,7 +100,7 @@ def _panel_shapes(panel: Scatter, x_label: str, offset: float) -> Iterator[Shape
     yield Stroke(((left, bottom), (right, bottom)), INK)
     yield Text((left + right) / 2, bottom + 38, x_label, size=12)
     front = pareto_front(panel.points)
-    yield Stroke(tuple(place(p.speed, p.quality) for p in front), _FRONT, 1.5)
+    yield Stroke(tuple(place(p.speed, p.quality) for p in front), _FRONT_LINE, 1.5)
     placed = [(p.name, *place(p.speed, p.quality)) for p in panel.points]
     for point, (_, x, y) in zip(panel.points, placed, strict=True):
         yield Dot(x, y, _FRONT if point in front else _POINT)
@@ -119,8 +119,8 @@ def _round_speeds(low: float, high: float) -> list[float]:
 
 
 def _names(placed: Sequence[tuple[str, float, float]], right: float) -> Iterator[Text]:
-    """The names beside their points, moved up or down where they would cover each other."""
-    taken: list[tuple[float, float, float]] = []
+    """The names beside their points, moved up or down where they would cover something."""
+    taken = [(y + 4, x - 5, x + 5) for _, x, y in placed]
     for name, x, y in sorted(placed, key=lambda item: item[2]):
         width = _LETTER * len(name)
         begins = x + 7 if x + 7 + width <= right else x - 7 - width

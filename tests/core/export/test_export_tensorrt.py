@@ -9,7 +9,7 @@ from radio_core.export import tensorrt as target
 from radio_core.export.profile import Profile, Shape, parse_shape
 from radio_core.export.subject import model_subject
 from radio_core.export.tensorrt import build_engine, export_tensorrt, read_engine_card
-from radio_core.models import RadioModel
+from radio_core.models import RadioConfig, RadioModel, eradio_config, vit_config
 
 Build = Callable[..., RadioModel]
 Watched = list[tuple[str, int, int]]
@@ -79,6 +79,25 @@ def test_every_graph_builds(family: str, onnx_of: Callable[[str], Path], tmp_pat
     card, built_for = read_engine_card(done.path)
     assert (card.name, built_for) == (family, profile())
     assert {file.name for file in tmp_path.iterdir()} == {"m.engine", "m.engine.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["base", "eradio_xxxtiny"])
+def test_published_shapes_build_for_any_size(preset: str, tmp_path: Path) -> None:
+    needs_tensorrt()
+    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+    from radio_core.export.onnx import write_onnx
+
+    backbone = eradio_config(preset) if "eradio" in preset else vit_config(preset)
+    model = RadioModel(RadioConfig(name=preset, backbone=backbone)).eval()
+    graph, path = tmp_path / "m.onnx", tmp_path / "m.engine"
+    write_onnx(model_subject(model), graph, precision="float32")
+    wanted = profile("1x224x224", "2x448x448", "4x512x1024")
+    done = build_engine(graph, path, wanted)
+    weights = 4 * sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert done.path.stat().st_size > 0.8 * weights
+    card, built_for = read_engine_card(path)
+    assert (card.name, card.fixed_size, built_for) == (preset, None, wanted)
 
 
 @pytest.mark.slow
