@@ -1,5 +1,6 @@
 """Models as benchmarks see them: one call from images to outputs, and what to export of it."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from radio_core.export.subject import Subject, model_subject
 from radio_core.models import RadioConfig, RadioModel, ViTConfig
 from radio_core.models.backbone import nearest_resolution
 from radio_core.models.config import DTYPES
+from radio_core.models.eradio import ERadio
 from radio_core.teachers.base import Teacher
 from radio_core.teachers.registry import is_teacher, load_teacher
 from radio_core.zoo.load import load_model
@@ -87,20 +89,28 @@ class Candidates:
         return found
 
     def _radio(self, case: Case) -> Candidate:
-        def make() -> RadioModel:
-            model = _open_radio(case.model, case.num_windowed)
-            model.backbone.to(DTYPES[case.dtype])
-            model.to(self.device)
-            return model.switch_to_deploy() if self._deploy else model
+        def opened(dtype: Dtype, device: torch.device, deploy: bool) -> RadioModel:
+            def make() -> RadioModel:
+                model = _open_radio(case.model, case.num_windowed)
+                model.backbone.to(DTYPES[dtype])
+                model.to(device)
+                return model.switch_to_deploy() if deploy else model
 
-        model = self._once((case.model, case.num_windowed, case.dtype), make)
+            key = (case.model, case.num_windowed, dtype, device, deploy)
+            model: RadioModel = self._once(key, make)
+            if case.window_size and isinstance(model.backbone, ERadio):
+                model = self._once((*key, case.window_size), lambda: copy.deepcopy(model))
+                model.backbone.change_window_size(case.window_size)
+            return model
+
+        model = opened(case.dtype, self.device, self._deploy)
         _check_size(case, model)
-        module = _Windowed(model, case.window_size)
+        windows = None if isinstance(model.backbone, ERadio) else case.window_size
+        module = _Windowed(model, windows)
 
         def subject() -> Subject:
-            key = (case.model, case.num_windowed, "float32 on the CPU")
-            plain = self._once(key, lambda: _open_radio(case.model, case.num_windowed))
-            plain.window_size = case.window_size
+            plain = opened("float32", torch.device("cpu"), deploy=False)
+            plain.window_size = windows
             return model_subject(plain, name=case.model, feature_fmt="NLC")
 
         return Candidate(run=module, module=module, subject=subject, radio=model)
@@ -175,7 +185,7 @@ def _open_radio(name: str, num_windowed: int | None) -> RadioModel:
 def _check_size(case: Case, model: RadioModel) -> None:
     height, width, window = case.height, case.width, case.window_size
     nearest = model.nearest_supported_resolution(height, width)
-    if window is not None:
+    if window is not None and not isinstance(model.backbone, ERadio):
         if not model.config.supports_windows:
             raise ValueError(f"{case.model} has no windowed mode: measure it without windows")
         nearest = nearest_resolution(height, width, model.config.backbone.resolution_step * window)

@@ -14,11 +14,20 @@ from radio_core.models.config import BackboneConfig
 from radio_core.models.timm_student import TimmConfig
 
 Engine = Literal[
-    "eager", "compile", "onnxruntime", "tensorrt", "torch.export", "bare", "products", "matmul"
+    "eager",
+    "channels-last",
+    "compile",
+    "onnxruntime",
+    "tensorrt",
+    "torch.export",
+    "bare",
+    "products",
+    "matmul",
 ]
 """How a model is run.
 
 - "eager": as users call it.
+- "channels-last": the same, with weights and images in that layout of memory.
 - "compile": through `torch.compile`.
 - "onnxruntime", "tensorrt": exported, compared with the model, and run by that.
 - "torch.export": a file of `radio export torch`.
@@ -26,7 +35,7 @@ Engine = Literal[
 - "products": only the matrix products and the attention of it (`bare.BareViT.products`).
 - "matmul": no model, but one large matrix product: what the device can do.
 """
-ModelEngine = Literal["eager", "compile", "onnxruntime", "tensorrt"]
+ModelEngine = Literal["eager", "channels-last", "compile", "onnxruntime", "tensorrt"]
 """Those that can be chosen for a model."""
 _FILE_ENGINES: dict[str, Engine] = dict(
     zip(SUFFIXES, ("onnxruntime", "tensorrt", "torch.export"), strict=True)
@@ -85,7 +94,8 @@ class Case:
             teacher, an exported file, or anything that `load_model` takes.
         height: of the images, in pixels.
         width: of the images, in pixels.
-        window_size: side of the attention windows in patches; None for global attention.
+        window_size: side of the attention windows in patches; None for global attention, or an
+            E-RADIO's own windows.
         num_windowed: windowed layers between two global ones; None for the model's own schedule.
         batch_size: images a call.
         engine: how the model is run.

@@ -1,11 +1,13 @@
 """What runs a model in a benchmark: torch, compiled torch, onnxruntime, TensorRT."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,10 +65,11 @@ class Engines:
         """
         images = self._images(case)
         candidate = self._candidates.open(case)
-        if case.engine == "compile":
-            if candidate.module is None:
-                raise ValueError(f"{case.model} is a file: it cannot be compiled")
+        if case.engine == "compile" and candidate.module is not None:
             return partial(torch.compile(candidate.module, dynamic=False), images)
+        if case.engine == "channels-last" and candidate.module is not None:
+            module = copy.deepcopy(candidate.module).to(memory_format=torch.channels_last)
+            return partial(module, images.contiguous(memory_format=torch.channels_last))
         if candidate.subject is not None and case.engine in ("onnxruntime", "tensorrt"):
             return self._exported(case, candidate.subject, images)
         return partial(candidate.run, images)
@@ -130,10 +133,10 @@ def matmul_case(dtype: Dtype, device: torch.device) -> Case:
 
 
 def matmul_activity(case: Case, device: torch.device) -> Activity:
-    """The product of two square matrices of the case's size."""
+    """The product of two square matrices of the case's size, as a linear layer calls it."""
     dtype, sides = DTYPES[case.dtype], (case.height, case.width)
     left, right = (torch.randn(sides, dtype=dtype, device=device) for _ in range(2))
-    return partial(torch.matmul, left, right)
+    return partial(F.linear, left, right)
 
 
 def matmul_flops(case: Case) -> float:

@@ -123,7 +123,7 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
         (["random:tiny", "--device", "toaster"], 2, "unknown device 'toaster'"),
         (["random:tiny@60"], 1, "nearest size that it takes is 64x64"),
         (["random:tiny@64+w3"], 1, "nearest size that it takes is 72x72"),
-        (["random:eradio_xxxtiny@64+w2"], 1, "no windowed mode"),
+        (["random:timm:resnet10t@64+w2"], 1, "no windowed mode"),
         (["random:eradio_xxxtiny@48x64"], 1, "nearest size that it takes is 64x64"),
         (["no_such_model"], 1, "no_such_model"),
     ],
@@ -192,9 +192,19 @@ def test_compiled_models_are_measured_at_several_sizes(
 ) -> None:
     file = tmp_path / "out.json"
     arguments = [f"{model}@64", f"{model}@64x96", "--engines", "compile", "--repeats", "2"]
+    arguments += ["--batch-sizes", "2"]
     code, output = radio("throughput", *arguments, "--json", file)
     assert code == 0, output
     assert set(rows_of(file)) == {(f"{model}@64", "compile"), (f"{model}@64x96", "compile")}
+
+
+def test_channels_last_is_an_engine(radio: Radio, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    name = "random:eradio_xxxtiny@64+w2"
+    arguments = [name, "--engines", "eager", "channels-last", "--repeats", "2"]
+    code, output = radio("throughput", *arguments, "--json", file)
+    assert code == 0, output
+    assert list(rows_of(file)[name, "channels-last"]["ratios"]) == ["eager"]
 
 
 def test_an_exported_file_is_measured_as_such(radio: Radio, tmp_path: Path, model: str) -> None:

@@ -54,7 +54,7 @@ class ThroughputOptions:
     id; a teacher; a file of `radio export`; or a shape with random weights: random:base,
     random:large, random:huge, random:eradio, random:timm:NETWORK, random:sam-h (SAM's encoder),
     random:sam-with-radio-h (RADIO in its place). With a window, NUM_WINDOWED layers are windowed
-    between two global ones."""
+    between two global ones; an E-RADIO takes it for the windows that it always has."""
     table: Literal["", "7", "8"] = ""
     """Measure the models of that table of the paper, beside its numbers; name no models then."""
     resolutions: tuple[str, ...] = ("512",)
@@ -64,7 +64,8 @@ class ThroughputOptions:
     window_size: int | None = None
     """Side in patches of the attention windows, for the models that name none."""
     engines: tuple[ModelEngine, ...] = ("eager",)
-    """What runs them: eager or compiled PyTorch, or exported by onnxruntime or TensorRT."""
+    """What runs them: PyTorch (eager, eager with everything channels-last, compiled), or, exported,
+    onnxruntime or TensorRT."""
     dtypes: tuple[Dtype, ...] = ("float32",)
     """In which they compute."""
     repeats: int = 5
