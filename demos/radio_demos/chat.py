@@ -28,6 +28,7 @@ MAX_NEW_TOKENS = 256
 MOST_TURNS = 20
 
 _LONGEST_QUESTION = 2000  # characters
+_LONGEST_CONVERSATION = 20_000
 _QUESTIONS = (
     "What is the largest object?",
     "How many objects are in the image?",
@@ -139,7 +140,8 @@ class Talk:
         if not question:
             raise ValueError("Type a question first.")
         history = _turns(said)
-        if len(history) >= MOST_TURNS:
+        length = sum(len(text) for turn in history for text in turn)
+        if len(history) >= MOST_TURNS or length > _LONGEST_CONVERSATION:
             raise ValueError("This conversation is long enough: begin a new one.")
         answerer = self._answerer()
         images = () if picture is None else (picture,)

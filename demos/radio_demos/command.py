@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     if public and options.credentials is None:
         print("anyone who finds the address can use it; --auth USER:PASSWORD asks", file=sys.stderr)
     app = build_app(
-        open_model(options.model, read_device(options.device)),
+        open_model(options.model, read_device(options.device, options.model)),
         TABS if options.tab == "all" else (options.tab,),
         teachers=options.teacher or (TOY_TEACHERS if options.model == "toy" else ()),
         sam=options.sam,

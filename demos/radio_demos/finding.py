@@ -36,6 +36,7 @@ Shown = tuple[Any, Any, str]
 CLICK = "**Click on an object in the picture.**"
 
 _UPLOAD = "Upload a picture, or take one of the examples."
+MOST_OBJECTS = 32
 _LONGEST = 1024  # pixels of a picture of which everything is searched
 _POINTS_AT_ONCE = 16
 # Thresholds of `radio sam everything`: the toy is less sure of itself.
@@ -87,6 +88,8 @@ class Finder:
         if not prompts.strip():
             return picture, _unseen(), CLICK
         objects = place_prompts(read_lines(prompts), *picture.size, gr.Warning)
+        if len(objects) > MOST_OBJECTS:
+            raise ValueError(f"{len(objects)} objects are too many: take at most {MOST_OBJECTS}")
         pixels = np.array(picture)
         result, line = self._masks(self._sam(), "RADIO", pixels, objects)
         if not beside:

@@ -2,10 +2,12 @@
 
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from radio_core.data.images import SAFE_FORMATS, UnreadableImage, load_rgb
@@ -26,21 +28,22 @@ def read_upload(sent: Any) -> Image.Image | None:
     """The picture that a visitor sent, decoded by the toolkit's own careful reader.
 
     Args:
-        sent: what gradio passes on where it does not decode: a dict with the "path" of a file that
-            it has checked to be an upload; or None.
+        sent: what gradio passes on where it does not decode: a dict with the "path" of a file; or
+            None. Gradio checks that it is an upload only where the request says that it is a file,
+            so that is checked here.
 
     Returns:
         8-bit RGB, upright.
 
     Raises:
-        gr.Error: the file is no image, is broken or has too many pixels; the message says what can
-            be used.
+        gr.Error: the file is no upload, no image, is broken or has too many pixels; the message
+            says what can be used.
     """
     if sent is None:
         return None
     path = sent.get("path") if isinstance(sent, dict) else None
-    if not path:
-        raise gr.Error("Upload a file; pictures inside of a request are not taken.")
+    if not isinstance(path, str) or not _is_upload(path):
+        raise gr.Error("Upload a file; nothing else is read.", print_exception=False)
     try:
         return load_rgb(path, max_pixels=MAX_PIXELS)
     except UnreadableImage as error:
@@ -49,6 +52,14 @@ def read_upload(sent: Any) -> Image.Image | None:
             f"of at most {MAX_PIXELS // 10**6} megapixels.",
             print_exception=False,
         ) from error
+
+
+def _is_upload(path: str) -> bool:
+    """Whether a file lies in the folder that gradio keeps uploads and examples in."""
+    try:
+        return Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
+    except (OSError, ValueError):  # of names that no file can have
+        return False
 
 
 def picture_input(chosen: int = 0, **options: Any) -> Any:

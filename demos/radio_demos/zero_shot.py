@@ -25,6 +25,7 @@ as *red star* or *blue circle*."""
 
 MOST_LABELS = 200
 MOST_TEMPLATES = 80
+MOST_SENTENCES = 2000
 
 _TOY_LABELS = "red cross, blue cross, purple star, green star, red triangle, red square"
 _LABELS = "a cat, a dog, a car, a tree, a person, a house"
@@ -117,6 +118,11 @@ class Classifier:
         if picture is None:
             return None
         names, sentences = read_labels(labels), read_templates(templates)
+        if len(names) * len(sentences) > MOST_SENTENCES:
+            raise ValueError(
+                f"{len(names)} labels in {len(sentences)} templates are too many: take at most "
+                f"{MOST_SENTENCES} sentences"
+            )
         clip, preprocess, tokenizer = self._clip()
         device = clip.logit_scale.device
 

@@ -80,6 +80,7 @@ class EvalModel:
         crop: how images become squares for `summary` and `image_text`; None for RADIO's resize.
         module: the network behind the functions, None for one that is not known.
         config: what decides the outputs besides the weights, as text.
+        weights: SHA-256 of the files of a network that is not known; empty for others.
     """
 
     name: str
@@ -93,6 +94,7 @@ class EvalModel:
     crop: CentreCrop | None = None
     module: nn.Module | None = None
     config: str = ""
+    weights: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -101,9 +103,11 @@ class EvalModel:
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def fingerprint(self) -> str | None:
-        """SHA-256 over weights, buffers and structure; None if the network is not known."""
+        """SHA-256 over weights, buffers and structure; None if neither it nor a file is known."""
         if self.module is None:
-            return None
+            if not self.weights:
+                return None
+            return hashlib.sha256(f"{self.weights}\n{self.config}".encode()).hexdigest()
         digest = hashlib.sha256(weights_fingerprint(self.module).encode())
         for name, buffer in self.module.named_buffers():  # also those that checkpoints leave out
             flat = buffer.detach().cpu().contiguous().reshape(-1)

@@ -99,8 +99,12 @@ class Candidates:
             key = (case.model, case.num_windowed, dtype, device, deploy)
             model: RadioModel = self._once(key, make)
             if case.window_size and isinstance(model.backbone, ERadio):
-                model = self._once((*key, case.window_size), lambda: copy.deepcopy(model))
-                model.backbone.change_window_size(case.window_size)
+                windowed: RadioModel = self._once(
+                    (*key, case.window_size), lambda: copy.deepcopy(model)
+                )
+                assert isinstance(windowed.backbone, ERadio)
+                windowed.backbone.change_window_size(case.window_size)
+                return windowed
             return model
 
         model = opened(case.dtype, self.device, self._deploy)

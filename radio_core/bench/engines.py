@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from radio_core.bench.bare import bare_vit, has_bare_version
 from radio_core.bench.candidates import Candidates
@@ -26,6 +27,16 @@ from radio_core.models.config import DTYPES
 MATMUL = "matmul"
 _MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
 _OPSET = 18
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
+"""What torch does not count by itself."""
 
 
 def check_engine(case: Case, device: torch.device) -> None:
@@ -93,7 +104,7 @@ class Engines:
         module = self._candidates.open(case).module
         if module is None:
             return None
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
             module(self._images(case))
         return float(counter.get_total_flops())
 

@@ -138,7 +138,7 @@ def measure(
             for product in dict.fromkeys(matmul_case(case.dtype, device) for case in cases):
                 activities[product] = matmul_activity(product, device)
                 flops[product] = matmul_flops(product)
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+        with torch._dynamo.config.patch(cache_size_limit=_SHAPES):
             timings = time_in_turns(activities, repeats, device=device, watch=watch)
     return {
         case: Measured(timing, flops.get(case), parameters.get(case))

@@ -68,8 +68,10 @@ class ExportOptions:
         if purpose and purpose not in known:
             raise UsageError(f"unknown --for {purpose!r}; known: {', '.join(known) or 'none'}")
         names = [name.strip() for name in self.adaptors.split(",") if name.strip()]
-        if purpose and names:
-            raise UsageError(f"--for {purpose} decides about adaptors: leave out --adaptors")
+        if purpose and (names or self.feature_fmt != "NCHW"):
+            raise UsageError(
+                f"--for {purpose} decides about outputs: leave out --adaptors and --feature-fmt"
+            )
         model = _load(self.model, self.window_size, self.num_windowed)
         name = model.config.name or Path(self.model).name
         if purpose:

@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if options.model.endswith(".onnx"):
+        _check_unset(options)
     check_destination(options.out, SUFFIX)
     package = find_tensorrt()
     with watching() as watch:
@@ -87,6 +89,26 @@ def main(argv: Sequence[str]) -> int:
     if not done.ran:
         print("built and not run: torch finds no GPU here")
     return 0
+
+
+_USUAL = {
+    "precision": "fp32",
+    "adaptors": "",
+    "window_size": None,
+    "num_windowed": None,
+    "size": "",
+    "feature_fmt": "NCHW",
+    "purpose": "",
+}
+"""What an ONNX file says itself, with the values that the options have when nobody sets them."""
+
+
+def _check_unset(options: TensorRTOptions) -> None:
+    """Refuse what would change nothing."""
+    given = [name for name, usual in _USUAL.items() if getattr(options, name) != usual]
+    if given:
+        flags = ", ".join("--for" if n == "purpose" else f"--{n.replace('_', '-')}" for n in given)
+        raise UsageError(f"an ONNX file is as it is: leave out {flags}, or export the model itself")
 
 
 def _from_graph(

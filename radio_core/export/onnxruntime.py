@@ -10,6 +10,8 @@ from radio_core.export.onnx_file import EXTRA, read_onnx_card
 from radio_core.export.subject import INPUT
 from radio_core.extras import require
 
+_CUDA = "CUDAExecutionProvider"
+
 
 class OnnxRuntimeEngine:
     """A session of onnxruntime. No library of foreign operators is ever loaded.
@@ -45,6 +47,12 @@ class OnnxRuntimeEngine:
         except Exception as error:  # a class of its own for each kind, with no common one
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"onnxruntime refuses {path}: {reason}") from error
+        # It goes on without a provider whose libraries it does not find.
+        if self.device.type == "cuda" and _CUDA not in self._session.get_providers():
+            raise ValueError(
+                "onnxruntime cannot use the GPU: its CUDA or cuDNN libraries are missing or of "
+                "another version; repair them, or use cpu"
+            )
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
         """Float32 images [B, 3, H, W] to output name -> float32 tensor, on the CPU."""
@@ -53,14 +61,19 @@ class OnnxRuntimeEngine:
         return dict(zip(self.card.outputs, map(torch.from_numpy, found), strict=True))
 
 
+def has_cuda() -> bool:
+    """Whether the installed onnxruntime is one for GPUs."""
+    return _CUDA in require("onnxruntime", extra=EXTRA).get_available_providers()
+
+
 def _providers(device: torch.device) -> list[str | tuple[str, dict[str, int]]]:
     if device.type == "cpu":
         return ["CPUExecutionProvider"]
     if device.type != "cuda":
         raise ValueError(f"onnxruntime runs on cpu or cuda, not on {device}")
-    known = require("onnxruntime", extra=EXTRA).get_available_providers()
-    if "CUDAExecutionProvider" not in known:
+    if not has_cuda():
         raise ValueError(
             "this onnxruntime has no CUDA: install onnxruntime-gpu in its place, or use cpu"
         )
-    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
+    # TF32's 10 bits would not pass for float32.
+    return [(_CUDA, {"device_id": device.index or 0, "use_tf32": 0}), "CPUExecutionProvider"]

@@ -194,6 +194,7 @@ def _built(trt: Any, graph: Path, profile: Profile, timing_cache: Path | None, w
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise ValueError(f"TensorRT cannot parse {graph.name}: {errors}")
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # whose 10 bits would not pass for float32
     shapes = builder.create_optimization_profile()
     shapes.set_shape(
         INPUT,
@@ -275,8 +276,10 @@ class TensorRTEngine:
     def __init__(self, path: Path, device: str | torch.device = "cuda") -> None:
         self.card, self.profile = read_engine_card(path)
         self.device = torch.device(device)
-        if self.device.type != "cuda" or not torch.cuda.is_available():
+        if not torch.cuda.is_available():
             raise ValueError(f"{path} is an engine of TensorRT, which needs a GPU")
+        if self.device.type != "cuda":
+            raise ValueError(f"{path} is an engine of TensorRT: open it on a GPU (--device cuda)")
         trt = find_tensorrt()
         self._logger = _logger(trt)
         self._runtime = trt.Runtime(self._logger)

@@ -12,14 +12,21 @@ from PIL import Image
 
 import radio_demos
 from radio_core.commands import UsageError
+from radio_core.zoo.load import load_model
 from radio_demos import command
 from radio_demos.app import TABS, build_app
 from radio_demos.chat import NoModel, Talk, build_chat
 from radio_demos.features import build_features, read_point
-from radio_demos.finding import read_lines
+from radio_demos.finding import MOST_OBJECTS, Finder, read_lines
 from radio_demos.handlers import Late, Recent, on_picture
 from radio_demos.segment import added, build_segment
-from radio_demos.zero_shot import MOST_LABELS, build_zero_shot, read_labels, read_templates
+from radio_demos.zero_shot import (
+    MOST_LABELS,
+    Classifier,
+    build_zero_shot,
+    read_labels,
+    read_templates,
+)
 
 
 def test_the_command_serves_the_tab_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +98,20 @@ def test_labels_and_templates_are_read_with_limits() -> None:
     assert read_templates(" a {} \n\nno {}") == ("a {}", "no {}")
     with pytest.raises(ValueError, match="too many"):
         read_labels(",".join(str(n) for n in range(MOST_LABELS + 1)))
+
+
+def test_requests_that_would_take_hours_are_refused() -> None:
+    picture = Image.new("RGB", (64, 48))
+    model = load_model("toy")
+    lines = "\n".join(f"{n},{n},{n + 4},{n + 4}" for n in range(MOST_OBJECTS + 1))
+    with pytest.raises(ValueError, match="33 objects are too many"):
+        Finder(model, "toy-sam", None).segment(picture, lines, False)
+    labels, templates = ",".join(map(str, range(200))), "\n".join(f"{n} {{}}" for n in range(50))
+    with pytest.raises(ValueError, match="200 labels in 50 templates are too many"):
+        Classifier(model, None).compare(picture, labels, templates)
+    said = [{"role": role, "content": "a" * 15_000} for role in ("user", "assistant")]
+    with pytest.raises(ValueError, match="long enough"):
+        next(Talk(None).ask(picture, "What?", said))
 
 
 def test_defects_are_messages_without_the_cause(caplog: pytest.LogCaptureFixture) -> None:

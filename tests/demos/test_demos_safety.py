@@ -94,13 +94,25 @@ def ask(server: str, endpoint: str, data: list[Any]) -> str:
     return str(httpx.get(f"{url}/{answer.json()['event_id']}", timeout=60).text)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", os.path.abspath(__file__)])
-def test_a_path_of_the_server_is_no_upload(server: str, path: str) -> None:
-    sent = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {"meta": {}}, {}])
+@pytest.mark.parametrize("path", ["/etc/passwd", "/no/such/file", os.path.abspath(__file__), ""])
+def test_a_path_of_the_server_is_no_upload(server: str, path: str, meta: dict[str, Any]) -> None:
+    sent = {"path": path, "orig_name": "a.png", **meta}
     told = ask(server, "zero_shot", [sent, "cat", "a {}"])
     assert "event: error" in told
     assert "probabilities" not in told
     assert "root:" not in told
+
+
+def test_no_picture_of_the_server_is_shown(server: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (40, 30)).save(secret)
+    link = tmp_path / "link.png"
+    link.symlink_to(secret)
+    for path in (secret, link, f"{tmp_path}/../{tmp_path.name}/secret.png"):
+        told = ask(server, "segment", [{"path": str(path)}, "", False])
+        assert "event: error" in told
+        assert "nothing else is read" in told
 
 
 def test_a_picture_inside_of_a_request_is_refused(server: str) -> None:

@@ -41,6 +41,18 @@ def test_an_exported_model_is_evaluated_like_the_model(file: str, adaptor: str) 
     torch.testing.assert_close(one.encode_text(texts), other.encode_text(texts))
 
 
+def test_another_file_of_the_same_name_is_another_model(file: str, tmp_path: Path) -> None:
+    first = load_eval_model(file).fingerprint()
+    assert first == load_eval_model(file).fingerprint()
+    assert first != load_eval_model(file, adaptor="clip").fingerprint()
+    path = tmp_path / "toy.pt2"
+    model = load_model("toy")
+    with torch.no_grad():
+        next(model.backbone.parameters()).mul_(2)
+    export_torch(model_subject(model, adaptors=("clip", "sam")), path)
+    assert load_eval_model(str(path)).fingerprint() not in (None, first)
+
+
 def test_what_a_file_cannot_do_is_said(file: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this file has: clip, sam"):
         load_eval_model(file, adaptor="dino_v2")

@@ -50,6 +50,32 @@ def model_of(network: Means, **changes: object) -> EvalModel:
     )
 
 
+def test_images_that_wait_for_others_of_their_shape_are_few(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "train" / "c"
+    folder.mkdir(parents=True)
+    for index in range(40):  # 20 shapes
+        Image.new("RGB", (16 + 8 * (index % 20), 16)).save(folder / f"{index:02}.png")
+    waiting, most = [0], [0]
+
+    class Counts(Means):
+        def forward(self, images: Tensor) -> Tensor:
+            waiting[0] -= len(images)
+            return super().forward(images)
+
+    def read(what: str, done: int, total: int) -> None:
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+
+    network = Counts()
+    model = model_of(network)
+    encoder = Encoder(function=network, model=model, output="summary")
+    data = read_classification(tmp_path / "data", "train")
+    with summaries(encoder, data, Extraction(batch_size=2), read, "train") as stored:
+        assert len(stored) == 40
+    assert network.seen == 40
+    assert most[0] <= 8
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Ten images of several shapes in three classes; one of them is broken."""

@@ -15,6 +15,7 @@ from radio_core.data.images import UnreadableImage
 from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.classification.imagenet import imagenet_wnids, readable_names
 from radio_eval.classification.layouts import read_split, read_train_and_val
+from radio_eval.classification.tar_shards import find_tar_shards
 
 KOALA, GOLDFISH = "n01882714", "n01443537"
 
@@ -75,6 +76,20 @@ def test_tar_shards(shards: Path) -> None:
     identity = train.identity()
     write_tar(shards / "train-001.tar", {"c.jpg": picture(9), "c.cls": b"1"})
     assert read_split(shards, "train").identity() != identity
+
+
+def test_imagenets_own_archives_are_no_shards(shards: Path) -> None:
+    (shards / "classnames.json").unlink()
+    for split in ("train", "val"):
+        for path in shards.glob(f"{split}-*.tar"):
+            path.rename(shards / f"ILSVRC2012_img_{path.name}")
+        for name in ("cat", "dog"):
+            (shards / split / name).mkdir(parents=True)
+            (shards / split / name / "a.jpg").write_bytes(picture(1))
+        (shards / split / "n1.tar").write_bytes(b"what is left of unpacking")
+    train, val = read_train_and_val(shards)
+    assert len(read(train)) == len(read(val)) == 2
+    assert find_tar_shards(shards / "train", "val") == []
 
 
 def test_shards_in_folders_and_names_by_class(shards: Path) -> None:

@@ -26,6 +26,18 @@ def test_resize(shared: Path) -> None:
         assert size == (expected["h"], expected["w"]), given
 
 
+def test_any_number_of_windows_overlaps() -> None:
+    image = torch.zeros(3, 70, 70, dtype=torch.uint8)
+    logits = slide_logits(
+        lambda inputs: torch.ones(len(inputs), 1, 48, 48),
+        image,
+        crop=48,
+        stride=1,
+        windows_per_call=64,
+    )
+    torch.testing.assert_close(logits, torch.ones(1, 70, 70))
+
+
 @pytest.mark.parametrize("windows_per_call", [1, 4])
 def test_slide(shared: Path, windows_per_call: int) -> None:
     for case in cases(shared, "seg_slide"):

@@ -103,6 +103,15 @@ def test_broken_annotations_are_counted_and_left_out(coco_files: Any) -> None:
     assert account["each"]["at 9"] == "no id"
 
 
+def test_a_box_that_is_not_there_is_that_of_the_mask(coco_files: Any) -> None:
+    whole, bare = coco_files.annotation(1, 1), coco_files.annotation(2, 1)
+    del bare["bbox"]
+    instances = CocoInstances(coco_files.write([whole, bare])).by_id()
+    mask = np.argwhere(instances[2].mask)
+    (top, left), (bottom, right) = mask.min(axis=0), mask.max(axis=0) + 1
+    assert instances[2].box == (left, top, right, bottom)
+
+
 def test_broken_records_are_counted_and_left_out(coco_files: Any) -> None:
     root = coco_files.write([coco_files.annotation(n, n) for n in (1, 2, 3, 4)])
     path = root / "annotations/instances_val2017.json"

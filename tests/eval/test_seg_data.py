@@ -1,5 +1,6 @@
 """Segmentation data in the layouts of ADE20K, VOC2012 and CamVid."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_voc_counts_the_background(tmp_path: Path, parent: str) -> None:
 def test_folders_are_not_shifted(tmp_path: Path) -> None:
     root = folders(tmp_path, [[0, 1, 9], [255, 1, 0]], '{"classes": ["a", "b"], "ignore_index": 9}')
     assert only_label(read_segmentation(root, "val")) == [[0, 1, 255], [255, 1, 0]]
+
+
+def test_other_files_of_the_same_names_are_other_data(tmp_path: Path) -> None:
+    first = ade(tmp_path / "1", [[0, 1, 2], [255, 2, 1]])
+    identity = read_segmentation(first, "val").identity()
+    assert read_segmentation(first, "val").identity() == identity
+    second = ade(tmp_path / "2", [[0, 1, 2], [255, 2, 1]])
+    assert read_segmentation(second, "val").identity() != identity
+    (label,) = (first / "annotations" / "validation").iterdir()
+    os.utime(label, ns=(1, 1))
+    assert read_segmentation(first, "val").identity() != identity
 
 
 def test_camvid(shared: Path) -> None:

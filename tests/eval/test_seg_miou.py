@@ -1,6 +1,8 @@
 """`radio score seg-miou` on folders of label maps."""
 
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from PIL import Image
 from radio_core.cli import main as radio
 from radio_core.data.folder import FolderError
 from radio_eval.commands.score import main
-from radio_eval.segmentation.files import score_label_maps
+from radio_eval.segmentation.files import read_label_map, score_label_maps
 
 Maps = Mapping[str, Any]
 
@@ -90,6 +92,30 @@ def test_another_ignore_index(tmp_path: Path) -> None:
     shifted = {"a.png": [[0, 9, 1, 2]]}
     options = ("--ignore-index=9", "--reduce-zero-label")
     assert score(tmp_path, {"a.png": [[1, 1, 0, 1]]}, shifted, 2, *options)["mIoU"] == 100
+
+
+def test_a_class_whose_number_is_the_ignored_label_still_counts(tmp_path: Path) -> None:
+    labels, predictions = {"a.png": [[0, 1, 2, 1]]}, {"a.png": [[1, 0, 1, 1]]}
+    options = ("--ignore-index=0", "--reduce-zero-label")
+    assert score(tmp_path, predictions, labels, 2, *options)["IoU_per_class"] == [50, 50]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_pngs_of_few_bits_are_class_numbers(bits: int, tmp_path: Path) -> None:
+    classes = list(range(2**bits))
+    packed = int("".join(f"{c:0{bits}b}" for c in classes).ljust(8, "0"), 2)
+    row = b"\0" + packed.to_bytes(max(1, len(classes) * bits // 8), "big")
+    header = struct.pack(">IIBBBBB", len(classes), 1, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    assert read_label_map(path).tolist() == [classes]
 
 
 def test_palettes_and_16_bits_are_class_numbers(tmp_path: Path) -> None:

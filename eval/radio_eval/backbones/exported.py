@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from radio_core.export.onnx_file import SIDE_SUFFIX
 from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
+from radio_core.export.tensorrt import CARD_SUFFIX
+from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.eval_model import EvalModel, ImageText
 from radio_sam.export import load_exported_sam
 
@@ -66,6 +69,7 @@ def load_exported_model(
         features=features,
         image_text=_image_text(model, adaptor),
         config=f"{head} of {model.card!r}",
+        weights=_weights(source),
     )
 
 
@@ -103,4 +107,11 @@ def load_exported_encoder(source: str, sam: str, device: str | torch.device = "c
         image_size=int(model.image_encoder.img_size),
         resize_step=1,
         sam=lambda: model,
+        weights=_weights(source),
     )
+
+
+def _weights(source: str) -> str:
+    """SHA-256 of an exported file and of what belongs to it."""
+    beside = (Path(source + end) for end in ("", SIDE_SUFFIX, CARD_SUFFIX))
+    return files_fingerprint(*(path for path in beside if path.is_file()))

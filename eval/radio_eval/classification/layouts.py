@@ -7,7 +7,7 @@ from typing import Literal
 from radio_core.data.folder import FolderError
 from radio_core.data.images import printable
 from radio_eval.classification.blocks import ClassificationSet
-from radio_eval.classification.imagenet import readable_names
+from radio_eval.classification.imagenet import find_split_root, readable_names
 from radio_eval.classification.tar_shards import TarShards, find_tar_shards, read_tar_shards
 from radio_eval.data import LabelledImages, read_classification
 
@@ -36,7 +36,9 @@ def read_split(
         FolderError: the split is not there, or cannot be used.
     """
     if layout == "auto":
-        layout = "webdataset" if find_tar_shards(root, split) else "folders"
+        place = find_split_root(root, split) / split
+        sorted_in = place.is_dir() and any(path.is_dir() for path in place.iterdir())
+        layout = "webdataset" if not sorted_in and find_tar_shards(root, split) else "folders"
     data: TarShards | LabelledImages
     if layout == "webdataset":
         data = read_tar_shards(root, split, imagenet=imagenet_labels)

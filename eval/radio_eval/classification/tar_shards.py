@@ -26,8 +26,12 @@ _LONGEST_LABEL = 16
 
 
 def find_tar_shards(root: Path, split: str) -> list[Path]:
-    """root/*SPLIT*.tar or root/SPLIT/*.tar in the order of their names; empty if there are none."""
-    return sorted(root.glob(f"*{split}*.tar")) or sorted((root / split).glob("*.tar"))
+    """root/*SPLIT*.tar or root/SPLIT/*.tar in the order of their names; empty if there are none.
+
+    ImageNet's own archives, which hold other archives, are no shards.
+    """
+    beside = (path for path in root.glob(f"*{split}*.tar") if not path.name.startswith("ILSVRC"))
+    return sorted(beside) or sorted((root / split).glob("*.tar"))
 
 
 @dataclass(frozen=True, kw_only=True)

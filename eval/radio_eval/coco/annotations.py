@@ -1,7 +1,6 @@
 """COCO's instance annotations, checked one by one: what is broken is left out and counted."""
 
 import contextlib
-import hashlib
 import io
 import json
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 from radio_core.data.folder import FolderError
 from radio_core.data.images import MAX_PIXELS, printable
 from radio_core.extras import require
+from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.coco.masks import Rle, decode_mask, is_number, read_segmentation
 from radio_eval.sam.scores import Mask
 
@@ -61,7 +61,8 @@ class Instance:
         annotation_id: COCO's id.
         image_id: of its image.
         category_id: of its class; None where the file names none.
-        box: x0, y0, x1, y1 in pixels, not rounded; it may lack extent or leave the image.
+        box: x0, y0, x1, y1 in pixels, not rounded; it may lack extent or leave the image. That of
+            the mask where the file has none.
         area: COCO's `area` field, square pixels.
         is_crowd: it marks a group of objects.
         rle: its mask, at the image's own size.
@@ -96,8 +97,8 @@ class CocoAnnotations:
         categories: the file's classes, those with an id.
         category_ids: their ids.
         skipped_records: images that were left out: those without id, file name or size.
-        skipped: annotations that were left out: of an unknown image, without a finite box, area or
-            mask, or with an id that another one has.
+        skipped: annotations that were left out: of an unknown image, with a broken box, without an
+            area or a mask, or with an id that another one has.
 
     Raises:
         FolderError: the file is missing or has another format.
@@ -106,7 +107,7 @@ class CocoAnnotations:
     def __init__(self, path: Path) -> None:
         self.path = path
         images, annotations, categories = _parts(path)
-        self.fingerprint = sha256(path)
+        self.fingerprint = files_fingerprint(path)
         classes = (c for c in categories if isinstance(c, Mapping))
         self.categories = [c for c in classes if isinstance(c.get("id"), int)]
         self.category_ids = frozenset(int(category["id"]) for category in self.categories)
@@ -141,14 +142,18 @@ class CocoAnnotations:
         area = annotation.get("area")
         if not is_number(area) or area < 0:
             raise ValueError("no area")
+        rle = read_segmentation(annotation.get("segmentation"), record.height, record.width)
+        box = annotation.get("bbox")
+        if "bbox" not in annotation:  # as in files for scores of masks, which need none
+            box = require("pycocotools.mask", extra="eval").toBbox(rle).tolist()
         return Instance(
             annotation_id=annotation_id,
             image_id=image_id,
             category_id=category if isinstance(category, int) else None,
-            box=read_box(annotation.get("bbox")),
+            box=read_box(box),
             area=float(area),
             is_crowd=bool(annotation.get("iscrowd")),
-            rle=read_segmentation(annotation.get("segmentation"), record.height, record.width),
+            rle=rle,
         )
 
     def instances(self, image_id: int) -> list[Instance]:
@@ -173,11 +178,6 @@ def read_box(bbox: object) -> Box:
     if width < 0 or height < 0:
         raise ValueError("box of negative extent")
     return x, y, x + width, y + height
-
-
-def sha256(path: Path) -> str:
-    """Fingerprint of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_json(path: Path) -> Any:

@@ -115,6 +115,9 @@ def main(argv: Sequence[str]) -> int:
     cases = _cases(options, gpu=device.type == "cuda")
     earlier = {} if options.against is None else read_medians(options.against)
     quality = None if options.quality is None else read_quality(options.quality)
+    if quality is not None and not any(name in quality for name, _ in cases):
+        known = ", ".join(quality)
+        raise UsageError(f"--quality {options.quality} has none of these models; it has: {known}")
     set_threads(options.threads)
     measured = measure(
         list(cases.values()),

@@ -16,7 +16,7 @@ from radio_core.commands.device import read_device
 from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.classification.layouts import Layout, read_split, read_train_and_val
 from radio_eval.coco.annotations import Skipped
-from radio_eval.commands.eval_options import EvalOptions
+from radio_eval.commands.eval_options import EvalOptions, own_device
 from radio_eval.contract import run_evaluator
 from radio_eval.data import read_templates
 from radio_eval.eval_model import CentreCrop, EvalModel
@@ -77,7 +77,7 @@ class ClassificationOptions(EvalOptions):
 
     def load_model(self) -> EvalModel:
         """Load the model, to be fed with images of the wanted size and shape."""
-        return self._load(read_device(self.device))
+        return self._load(read_device(self.device, self.model))
 
     def _load(self, device: torch.device) -> EvalModel:
         model = load_eval_model(self.model, device=device, adaptor=self.adaptor)
@@ -122,7 +122,7 @@ class ClassificationOptions(EvalOptions):
             progress: listener.
             processes: those that were started together.
         """
-        model = self._load(own_device(self.device, processes))
+        model = self._load(own_device(self.device, processes, self.model))
         evaluator = dataclasses.replace(evaluator, extraction=self.extraction(processes))
         result = run_evaluator(evaluator, model, progress).to_json()
         parameters = {
@@ -231,19 +231,6 @@ def _show_zero_shot(
     show: Show, evaluator: ZeroShotEvaluator, val: StoredSummaries, best: Tensor
 ) -> None:
     show(zero_shot_sections(evaluator, val, best))
-
-
-def own_device(name: str, processes: Processes) -> torch.device:
-    """The device of a process: each on a machine takes its own GPU, unless one is named.
-
-    Args:
-        name: as `read_device` takes it.
-        processes: those that were started together.
-    """
-    device = read_device(name)
-    if device.type == "cuda" and device.index is None and processes.count > 1:
-        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-    return device
 
 
 def _account(reasons: Mapping[str, str]) -> dict[str, Any]:

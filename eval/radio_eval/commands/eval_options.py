@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from radio_core.commands.device import read_device
 from radio_eval.contract import Evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import load_eval_model
@@ -49,3 +52,17 @@ class EvalOptions(ABC):
             show: takes the sections of a report; None where there is none, at the other processes
                 for example.
         """
+
+
+def own_device(name: str, processes: Processes, model: str = "") -> torch.device:
+    """The device of a process: each on a machine takes its own GPU, unless one is named.
+
+    Args:
+        name: as `read_device` takes it, and `model`.
+        processes: those that were started together.
+        model: that shall run there.
+    """
+    device = read_device(name, model)
+    if device.type == "cuda" and device.index is None and processes.count > 1:
+        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+    return device

@@ -11,7 +11,7 @@ import tyro
 
 from radio_core.commands import UsageError
 from radio_core.commands.device import read_device
-from radio_eval.commands.eval_options import EvalOptions
+from radio_eval.commands.eval_options import EvalOptions, own_device
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.linear_seg.evaluator import LinearSegEvaluator
@@ -130,7 +130,7 @@ class LinearSegOptions(EvalOptions):
 
     def load_model(self) -> EvalModel:
         """Load the model; the protocol toy feeds it images of `image_size`."""
-        return self._load(read_device(self.device))
+        return self._load(read_device(self.device, self.model))
 
     def _load(self, device: torch.device) -> EvalModel:
         model = load_eval_model(self.model, device=device)
@@ -142,7 +142,8 @@ class LinearSegOptions(EvalOptions):
         self, progress: Progress, processes: Processes, show: Show | None = None
     ) -> dict[str, Any]:
         """Evaluate with all processes, and return the result as JSON types."""
-        evaluator, model = self.evaluator(), self._load(self._own_device(processes))
+        evaluator = self.evaluator()
+        model = self._load(own_device(self.device, processes, self.model))
         evaluator = dataclasses.replace(
             evaluator,
             processes=processes,
@@ -165,13 +166,6 @@ class LinearSegOptions(EvalOptions):
             "skipped": skipped,
             "processes": processes.count,
         }
-
-    def _own_device(self, processes: Processes) -> torch.device:
-        """Each process on a machine takes its own GPU, unless one is named."""
-        device = read_device(self.device)
-        if device.type == "cuda" and device.index is None and processes.count > 1:
-            return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-        return device
 
 
 def _name_files(skipped: dict[str, Any]) -> None:

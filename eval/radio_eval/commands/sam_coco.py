@@ -10,11 +10,10 @@ import tyro
 
 from radio_core.commands import UsageError
 from radio_core.commands.device import read_device
-from radio_core.models.fingerprint import weights_fingerprint
-from radio_eval.coco.annotations import sha256
+from radio_core.models.fingerprint import files_fingerprint, weights_fingerprint
 from radio_eval.coco.ap import read_detections
 from radio_eval.coco.instances import CocoInstances
-from radio_eval.commands.eval_options import EvalOptions
+from radio_eval.commands.eval_options import EvalOptions, own_device
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel, need
 from radio_eval.models import load_sam_model
@@ -93,13 +92,14 @@ class SamCocoOptions(EvalOptions):
 
     def load_model(self) -> EvalModel:
         """Load the model, with the chosen SAM behind it."""
-        return self._load(read_device(self.device))
+        return self._load(read_device(self.device, self.model))
 
     def run(
         self, progress: Progress, processes: Processes, show: Show | None = None
     ) -> dict[str, Any]:
         """Evaluate on this process's share, and return the result of all of them."""
-        evaluator, model = self.evaluator(), self._load(self._own_device(processes))
+        evaluator = self.evaluator()
+        model = self._load(own_device(self.device, processes, self.model))
         evaluator = dataclasses.replace(
             evaluator, processes=processes, results=self._results(model, evaluator, processes)
         )
@@ -125,13 +125,6 @@ class SamCocoOptions(EvalOptions):
             device=device,
         )
 
-    def _own_device(self, processes: Processes) -> torch.device:
-        """Each process on a machine takes its own GPU, unless one is named."""
-        device = read_device(self.device)
-        if device.type == "cuda" and device.index is None and processes.count > 1:
-            return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-        return device
-
     def _encoder(self) -> dict[str, Any]:
         return {
             "image_size": read_image_size(self.image_size),
@@ -144,7 +137,7 @@ class SamCocoOptions(EvalOptions):
             "split": self.split,
             "limit": self.limit,
             "annotations": evaluator.coco.fingerprint,
-            "detections": None if self.detections is None else sha256(self.detections),
+            "detections": None if self.detections is None else files_fingerprint(self.detections),
         }
 
     def _results(
@@ -156,7 +149,7 @@ class SamCocoOptions(EvalOptions):
         sam = need(model.sam, model, "Segment Anything decoder", "sam-coco")()
         identity = {
             "model": model.name,
-            "weights": weights_fingerprint(sam),
+            "weights": weights_fingerprint(sam) + model.weights,
             **self._encoder(),
             "prompt": evaluator.parameters.prompt,
             "mask": evaluator.parameters.mask,

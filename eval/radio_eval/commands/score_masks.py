@@ -10,6 +10,7 @@ from typing import Literal
 from rich.console import Console
 
 from radio_core.data.folder import FolderError
+from radio_core.data.images import printable
 from radio_eval.coco.annotations import CocoAnnotations
 from radio_eval.coco.ap import mask_ap, read_scored_masks
 from radio_eval.progress import rich_progress
@@ -45,6 +46,8 @@ class MaskScoreOptions(ABC):
                 account = skipped.to_json()
                 reasons = ", ".join(f"{n} {why}" for why, n in account["reasons"].items())
                 print(f"skipped {account['count']} broken {what}: {reasons}", file=sys.stderr)
+        if annotations.skipped and not annotations.instances_of:
+            raise FolderError(f"{printable(self.annotations)} has no annotation that can be used")
         return annotations
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 
 from radio_core.commands import UsageError, parse
-from radio_core.commands.device import read_device
 from radio_core.data.images import printable
+from radio_eval.commands.eval_options import own_device
 from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
 from radio_eval.report.results import installed_versions
@@ -92,7 +91,7 @@ class VqaOptions:
             ValueError: they are not there, or do not fit the task.
         """
         if self.data is not None:
-            return find_vqa_data(self.task, self.data, self.split or "val")
+            return find_vqa_data(self.task, self.data, self.split)
         assert self.questions is not None
         assert self.images is not None
         return VqaData(
@@ -116,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
             options.model,
             base=options.base,
             conv_mode=options.conv_mode,
-            device=_own_device(options.device, processes),
+            device=own_device(options.device, processes),
         )
         with _progress_of(processes) as progress:
             result = evaluate_vqa(
@@ -147,14 +146,6 @@ def _progress_of(processes: Processes) -> Iterator[Progress]:
         return
     with rich_progress(Console(stderr=True)) as progress:
         yield progress
-
-
-def _own_device(name: str, processes: Processes) -> torch.device:
-    """Each process on a machine takes its own GPU, unless one is named."""
-    device = read_device(name)
-    if device.type == "cuda" and device.index is None and processes.count > 1:
-        return torch.device("cuda", processes.local_rank % torch.cuda.device_count())
-    return device
 
 
 def _report(result: Mapping[str, Any], file: Path | None) -> None:

@@ -72,7 +72,7 @@ def slide_logits(
     height, width = image.shape[-2:]
     windows = window_positions(height, width, crop, stride)
     total: Tensor | None = None
-    count = image.new_zeros(1, height, width)
+    count = torch.zeros(1, height, width, device=image.device)
     for start in range(0, len(windows), windows_per_call):
         part = windows[start : start + windows_per_call]
         inputs = torch.stack([image[:, w.top : w.bottom, w.left : w.right] for w in part])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from radio_core.data.folder import FolderError, ImageFiles, SkippedFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
-from radio_eval.data import IGNORED
+from radio_eval.data import IGNORED, file_stamp
 from radio_eval.segmentation.files import read_label_map
 
 MAX_CLASSES = 254
@@ -166,15 +166,20 @@ class SegmentationImages:
         return image, label
 
     def identity(self) -> dict[str, str | int]:
-        """What tells this data from other data, as JSON types: layout, counts, hash of names."""
-        names = [path.name for path in (*self.images.paths, *self.labels.paths)]
-        text = "\n".join([*self.class_names, *names]).encode("utf-8", "surrogateescape")
+        """What tells this data from other data, as JSON types: layout, counts, hash of the files.
+
+        The hash is over names of classes, and the files' paths, sizes and times of change.
+        """
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        digest.update(b"%d" % self.labels.ignore_index)
+        for path in (*self.images.paths, *self.labels.paths):
+            digest.update(b"%s %s\n" % (os.fsencode(path.absolute()), file_stamp(path)))
         return {
             "layout": self.layout,
             "images": len(self),
             "classes": len(self.class_names),
             "reduce_zero_label": int(self.labels.reduce_zero_label),
-            "names": hashlib.sha256(text).hexdigest()[:16],
+            "files": digest.hexdigest()[:32],
         }
 
 

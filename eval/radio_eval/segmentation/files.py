@@ -12,6 +12,8 @@ from radio_eval.data import IGNORED
 from radio_eval.progress import Progress, silent
 from radio_eval.segmentation.metrics import ConfusionMatrix, SegmentationScores
 
+_GREY_STEP = {"L;2": 85, "L;4": 17}
+"""Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255 by these factors."""
 MAX_CLASSES = 4096
 """Most classes: every pair of them is counted."""
 
@@ -33,9 +35,9 @@ def score_label_maps(
             anything.
         labels: folder of PNGs of the same stems and sizes; other files are not looked at.
         num_classes: number of classes, from 1 to `MAX_CLASSES`.
-        ignore_index: label of the pixels that count nowhere.
-        reduce_zero_label: labels (not predictions) are shifted as ADE20K wants it: 0 becomes
-            `ignore_index`, which stays as it is, and every other k becomes k - 1.
+        ignore_index: label of the pixels that count nowhere, as it is stored.
+        reduce_zero_label: labels (not predictions) are shifted as ADE20K wants it: 0 counts
+            nowhere either, and every other k becomes k - 1.
         progress: listener.
 
     Raises:
@@ -50,11 +52,11 @@ def score_label_maps(
     confusion = ConfusionMatrix(num_classes, ignore_index)
     for done, (prediction, label) in enumerate(pairs, start=1):
         predicted, truth = read_label_map(prediction), read_label_map(label)
+        ignored = truth == ignore_index
         if reduce_zero_label:
-            kept = (truth != 0) & (truth != ignore_index)
-            truth = torch.where(kept, truth - 1, ignore_index)
+            ignored, truth = ignored | (truth == 0), truth - 1
         try:
-            confusion.update(predicted, truth)
+            confusion.update(predicted, truth, ignored)
         except ValueError as error:
             raise FolderError(f"{prediction} against {label}: {error}") from error
         progress("label maps", done, len(pairs))
@@ -69,6 +71,7 @@ def read_label_map(path: Path) -> Tensor:
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            step = _GREY_STEP.get(str(image.tile[0][3]), 1) if image.tile else 1
             stored = np.array(image)
     except Exception as error:  # decoders raise nearly everything on broken files
         raise FolderError(f"label map {path} cannot be read: {error}") from error
@@ -77,7 +80,7 @@ def read_label_map(path: Path) -> Tensor:
             f"{path} is a colour picture of {stored.shape[2]} channels; a label map has one, "
             "whose pixel values are class numbers"
         )
-    return torch.from_numpy(stored.astype(np.int64))
+    return torch.from_numpy(stored.astype(np.int64) // step)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -36,8 +36,14 @@ class ConfusionMatrix:
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.long)  # [label, pred]
 
-    def update(self, prediction: Tensor, label: Tensor) -> None:
+    def update(self, prediction: Tensor, label: Tensor, ignored: Tensor | None = None) -> None:
         """Add integer maps of equal shape; predictions lie in [0, C).
+
+        Args:
+            prediction: classes.
+            label: classes.
+            ignored: bool, the pixels that count nowhere; by default those with the label
+                `ignore_index`.
 
         Raises:
             ValueError: shapes differ, or a value lies outside [0, C) and is not ignored.
@@ -47,10 +53,10 @@ class ConfusionMatrix:
                 f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} "
                 "differ in size"
             )
-        keep = label != self.ignore_index
+        keep = label != self.ignore_index if ignored is None else ~ignored
         pred, true = prediction[keep].long(), label[keep].long()
-        ignored = f" and {self.ignore_index} (ignored)"
-        for name, values, also in (("prediction", pred, ""), ("label", true, ignored)):
+        besides = f" and {self.ignore_index} (ignored)"
+        for name, values, also in (("prediction", pred, ""), ("label", true, besides)):
             outside = values[(values < 0) | (values >= self.num_classes)]
             if outside.numel():
                 raise ValueError(

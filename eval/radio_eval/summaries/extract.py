@@ -33,6 +33,9 @@ _LONGEST_SHAPE = 32
 """Longer side over shorter side of the images that are used: one line of pixels, brought to the
 model's size, would fill the memory."""
 
+_WAITING_BATCHES = 4
+"""Images that wait for others of their shape, in batches; then the largest group goes as it is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
@@ -226,6 +229,8 @@ def _shard(
             items.append(item)
             if len(batch) == extraction.batch_size:
                 flush(batch)
+            elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * extraction.batch_size:
+                flush(max(waiting.values(), key=len))
     except UnreadableImage as error:  # the rest of a tar shard
         skipped[str(error.path)] = error.reason
     for batch in waiting.values():

@@ -18,7 +18,7 @@ from torch import Tensor
 from radio_core.data.images import printable
 
 IDENTITY_FILE = "identity.json"
-_FORMAT = "radio eval summaries, 1"
+_FORMAT = "radio eval summaries, 2"
 _ABOUT = "radio eval"
 
 

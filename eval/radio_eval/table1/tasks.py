@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.classification.blocks import ClassificationSet
-from radio_eval.coco.annotations import sha256
 from radio_eval.commands.eval_options import EvalOptions
 from radio_eval.contract import Evaluator
 from radio_eval.data import file_stamp
@@ -137,7 +137,7 @@ class VqaTask:
         return {
             "task": self.task,
             "llava": self.llavas.identity(subject),
-            "files": {path.name: sha256(path) for path in files},
+            "files": {path.name: files_fingerprint(path) for path in files},
             "images": str(data.images.resolve()),
             "max_new_tokens": self.max_new_tokens,
         }

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from radio_core.data.images import SAFE_FORMATS, UnreadableImage, load_rgb, printable
-from radio_eval.coco.annotations import sha256
+from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress, silent
 from radio_eval.vqa.answer_file import AnswerFile, AnswerWriter
@@ -139,7 +139,7 @@ def _settings(answerer: Answerer, data: VqaData, max_new_tokens: int) -> dict[st
         "task": data.task,
         "model": answerer.name,
         **answerer.settings,
-        "questions": sha256(data.questions),
+        "questions": files_fingerprint(data.questions),
         "images": str(data.images.resolve()),
         "max_new_tokens": max_new_tokens,
     }

@@ -117,17 +117,18 @@ def check_task(task: str) -> None:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
 
 
-def find_vqa_data(task: str, folder: Path, split: str = "val") -> VqaData:
+def find_vqa_data(task: str, folder: Path, split: str = "") -> VqaData:
     """The files of a task.
 
     Args:
         task: one of `TASKS`.
         folder: `vqa/` of the toy world's export, LLaVA's playground/data/eval, or the task's own
             folder in one of them.
-        split: of the toy world; LLaVA's folders have one split a task.
+        split: of the toy world, "val" if empty; LLaVA's folders have one split a task.
 
     Raises:
-        ValueError: an unknown task, or neither layout is there; what was looked for is named.
+        ValueError: an unknown task, a split of LLaVA's folders, or neither layout is there; what
+            was looked for is named.
     """
     check_task(task)
     root = folder
@@ -135,9 +136,13 @@ def find_vqa_data(task: str, folder: Path, split: str = "val") -> VqaData:
         root = folder.parent
     looked_for = []
     for layout in (_TOY[task], _LLAVA[task]):
-        questions = root / layout.questions.format(split=split)
+        questions = root / layout.questions.format(split=split or "val")
         if questions.is_file():
-            return _found(task, root, layout, questions, split)
+            if split and layout is _LLAVA[task]:
+                raise ValueError(
+                    f"LLaVA's folders have one split of {task}: leave out --split {split}"
+                )
+            return _found(task, root, layout, questions, split or "val")
         looked_for.append(printable(questions))
     raise ValueError(
         f"no questions of {task}: looked for {' and '.join(looked_for)}. Files in other places "

@@ -145,3 +145,11 @@ def test_right_answers_are_looked_at_before_the_questions_are_asked(
         )
     with pytest.raises(ValueError, match="at least 1"):
         evaluate_vqa(make_oracle({}), gqa, tmp_path / "a", batch_size=0)
+
+
+def test_llavas_folders_have_one_split(tmp_path: Path) -> None:
+    (tmp_path / "gqa").mkdir()
+    (tmp_path / "gqa/llava_gqa_testdev_balanced.jsonl").write_text("{}\n")
+    assert find_vqa_data("gqa", tmp_path).split == "test"
+    with pytest.raises(ValueError, match="leave out --split train"):
+        find_vqa_data("gqa", tmp_path, "train")
