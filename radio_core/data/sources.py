@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from radio_core.data.folder import ImageFiles
@@ -87,12 +87,23 @@ def data_identity(source: ImageSource) -> str:
     if isinstance(source, Mixture):
         parts = [data_identity(part) for part in source.sources]
         return f"mixture:{digest([parts, source.shares])}"
+    if isinstance(source, ShardImages) and not source.is_remote:
+        return f"{source.identity()}:{_sizes(map(Path, source.shards))}"
     if not isinstance(source, ImageFiles):
         return data_layout(source)
+    sizes = _sizes(source.root / name for name in source.names)
+    return f"{source.root.resolve()}:{source.names.digest()}:{sizes}"
+
+
+def _sizes(paths: Iterable[Path]) -> str:
+    """A hash of the files' sizes; those that cannot be reached are skipped when they are read."""
     sizes = hashlib.sha256()
-    for name in source.names:
-        sizes.update(b"%d," % os.stat(source.root / name).st_size)
-    return f"{source.root.resolve()}:{source.names.digest()}:{sizes.hexdigest()}"
+    for path in paths:
+        try:
+            sizes.update(b"%d," % os.stat(path).st_size)
+        except OSError:
+            sizes.update(b"-,")
+    return sizes.hexdigest()
 
 
 def _open(name: str, scenes: int, storage: Storage) -> ImageSource:

@@ -23,7 +23,7 @@ from radio_core.models.adaptors import Adaptor
 from radio_core.models.outputs import RadioOutput
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import apply_spectral, folded_state_dict
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers import TeacherOutput, TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,3 @@ def _build_normalizer(kind: Normalization, channels: int) -> Normalizer:
     if kind == "phi_s":
         return PhiS(channels)
     return Standardizer(channels, shared_scale=kind == "global")
-
-
-@torch.no_grad()
-def run_teachers(
-    teachers: Mapping[str, Teacher], names: tuple[str, ...], images: Tensor
-) -> dict[str, TeacherOutput]:
-    """Outputs of the named teachers on images [B, 3, S, S] in [0, 1]."""
-    return {name: teachers[name](images) for name in names}

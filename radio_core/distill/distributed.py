@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from radio_core.distill.liveness import Watch
 
 T = TypeVar("T")
+_LONG = timedelta(days=7)
 _BUCKET = 2**24  # values that are summed at once: 64 MB of float32
 
 
@@ -24,35 +25,50 @@ class RankFailure(RuntimeError):
 class Ranks:
     """This process among those of the run; alone unless `join_ranks` says otherwise.
 
-    Attributes:
+    Args:
         rank: number of this process, from 0.
         size: number of processes.
         local_rank: number of this process on its machine, which is that of its GPU.
+        watch: notices processes that have gone.
+        timeout: seconds to wait for the others where they should come at about the same time.
+
+    Attributes:
+        rank: as given.
+        size: as given.
+        local_rank: as given.
     """
 
     def __init__(
-        self, rank: int = 0, size: int = 1, local_rank: int = 0, watch: Watch | None = None
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        watch: Watch | None = None,
+        timeout: int = 600,
     ) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._watch = watch
         # Plain objects go through gloo: they are on the CPU whatever the student's device is.
-        self._control: Any = dist.new_group(backend="gloo") if size > 1 else None
+        self._control: Any = _group(timedelta(seconds=timeout)) if size > 1 else None
+        self._patient: Any = _group(_LONG) if size > 1 else None
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: T, patient: bool = False) -> list[T]:
         """Everyone's value, by rank. Also a point that no process passes before all have come.
 
         Args:
             value: small and picklable.
+            patient: after work of which one process may have hours more than another.
         """
         if self._control is None:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._control)
+        group = self._patient if patient else self._control
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
@@ -107,6 +123,11 @@ class Ranks:
         raise RankFailure(message) from error
 
 
+def _group(timeout: timedelta) -> Any:
+    """All processes once more, with a patience of their own; all of them must call."""
+    return dist.new_group(backend="gloo", timeout=timeout)
+
+
 @contextmanager
 def join_ranks(device: str, timeout: int) -> Iterator[Ranks]:
     """Meet the other processes of the run, if a launcher has started several.
@@ -133,7 +154,7 @@ def join_ranks(device: str, timeout: int) -> Iterator[Ranks]:
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout)
         )
         watch = Watch(address, rank, size, attempt, timeout)
-        ranks = Ranks(rank, size, local_rank, watch)
+        ranks = Ranks(rank, size, local_rank, watch, timeout)
     except RuntimeError as error:
         raise RankFailure(
             f"rank {rank} of {size} found no contact with all other processes within {timeout} s "

@@ -1,6 +1,8 @@
-"""How the student is executed: recomputed, compiled, or sharded over the processes (FSDP2)."""
+"""How networks are executed: in bfloat16, recomputed, compiled, or sharded (FSDP2)."""
 
+import contextlib
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,13 @@ from radio_core.distill.config import TrainConfig
 from radio_core.distill.distributed import Ranks
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import VisionTransformer
+
+
+def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The precision of a config, for the student and for teachers that run beside it."""
+    if config.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def set_up_student(student: RadioModel, config: TrainConfig, ranks: Ranks) -> None:

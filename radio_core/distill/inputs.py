@@ -1,6 +1,7 @@
 """What a run reads: its data, its teachers and the cache of their outputs."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +19,10 @@ from rich.progress import (
 from radio_core.data.images import ImageSource
 from radio_core.data.sources import data_identity, open_source
 from radio_core.data.storage import GIGABYTE, Storage, cache_folder
-from radio_core.distill.cache import CONFIRM_BYTES, TeacherCache
+from radio_core.distill.cache import CHUNK_BYTES, CONFIRM_BYTES, TeacherCache
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.distiller import run_teachers
 from radio_core.distill.distributed import Ranks
+from radio_core.distill.execution import autocast
 from radio_core.distill.normalization import FeatureStatistics, OutputStatistics
 from radio_core.distill.partition import Partition
 from radio_core.distill.run_folder import CACHE_FOLDER
@@ -165,6 +166,20 @@ def _view_side(config: TrainConfig, specs: dict[str, TeacherSpec]) -> int:
     return max(max(largest_view(group, specs, config.student)) for group in groups)
 
 
+def _trained_side(config: TrainConfig, name: str, spec: TeacherSpec) -> int:
+    """Side in pixels at which a teacher sees images at the end of training."""
+    groups = [group for stage in config.stages for group in stage.groups]
+    sides = [g.teacher_sizes.get(name, spec.input_size) for g in groups if name in g.teachers]
+    return sides[-1] if sides else spec.input_size
+
+
+def _parts(count: int, spec: TeacherSpec, side: int) -> Iterator[slice]:
+    """Parts of a batch of which a teacher's features take a bounded amount of memory."""
+    size = max(1, CHUNK_BYTES // (4 * spec.feature_dim * (side // spec.patch_size) ** 2))
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
+
+
 def measure(
     config: TrainConfig, run: Inputs, ranks: Ranks | None = None
 ) -> dict[str, FeatureStatistics]:
@@ -191,9 +206,12 @@ def measure(
             continue
         images = to_unit(torch.stack([run.views[(view, size)][0] for view in ids]))
         for name in mine:
-            teachers = bench.take((name,))
-            outputs = run_teachers(teachers, (name,), images.to(bench.device))
-            statistics.update(outputs, ids)
+            (teacher,) = bench.take((name,)).values()
+            side = _trained_side(config, name, teacher.spec)
+            for part in _parts(len(ids), teacher.spec, side):
+                with autocast(config, bench.device):
+                    output = teacher(images[part].to(bench.device), (side, side))
+                statistics.update({name: output}, ids[part])
     statistics.all_reduce()
     return statistics.by_output
 

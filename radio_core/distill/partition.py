@@ -4,6 +4,7 @@ Pure functions of the config and the number of processes: every process works ou
 and takes its own part. No result of training depends on the plan, only its speed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,5 +140,5 @@ def cut(count: int, pieces: int, piece: int, unit: int = 1) -> tuple[int, int]:
 
 
 def mosaic_images(group: GroupConfig) -> int:
-    """Samples of a group's batch that have to stay together: those of its largest mosaic."""
-    return max((side**2 for side in group.mosaics.values()), default=1)
+    """Samples of a group's batch that have to stay together, so that they fill all its mosaics."""
+    return math.lcm(*(side**2 for side in group.mosaics.values()))

@@ -1,6 +1,5 @@
 """One optimizer step: targets, losses, gradients, update."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from radio_core.distill.config import TrainConfig
 from radio_core.distill.distiller import Distiller, StepLosses
 from radio_core.distill.distributed import Ranks, whole
 from radio_core.distill.ema import WeightAverage
-from radio_core.distill.execution import forget_heads, idle_pass, touch_heads
+from radio_core.distill.execution import autocast, forget_heads, idle_pass, touch_heads
 from radio_core.distill.gradients import Gradients
 from radio_core.distill.mosaic import run_teacher
 from radio_core.distill.schedule import Step, step_seed
@@ -131,7 +130,7 @@ class TrainStep:
         """Losses of a batch against `targets`, as `Distiller.forward`."""
         shape = self.shape(batch.step)
         images = to_unit(batch.images.to(self.device), shape.size)
-        with self._autocast():
+        with autocast(self.config, self.device):
             losses: StepLosses = self.distiller(images, targets, shape.window)
         return losses
 
@@ -147,7 +146,8 @@ class TrainStep:
         targets = {}
         for name, teacher in self._bench.take(names).items():
             size = teacher_size(group, name, teacher.spec, shape)
-            targets[name] = run_teacher(teacher, views, size, group.mosaics.get(name, 1))
+            with autocast(config, self.device):
+                targets[name] = run_teacher(teacher, views, size, group.mosaics.get(name, 1))
         return targets
 
     def shape(self, step: Step) -> StepShape:
@@ -169,11 +169,6 @@ class TrainStep:
         for parameters in self.optimizer.param_groups:
             if parameters["decays"]:
                 parameters["weight_decay"] = value
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 @dataclass

@@ -114,13 +114,16 @@ def _train(config: TrainConfig, console: Console, ranks: Ranks) -> TrainResult:
         folder.claim(run.views.source)
         folder.add_skipped(faults(run.views.source))
     if run.cache is not None:
-        skipped = fill_cache(run.cache, console, (ranks.rank, ranks.size))
-        everyones = [entry for entries in ranks.gather(skipped) for entry in entries]
+        part = (ranks.rank, ranks.size)
+        skipped = fill_cache(run.cache, console, part, config.workers)
+        everyones = [entry for each in ranks.gather(skipped, patient=True) for entry in each]
         folder.add_skipped(everyones if ranks.first else [])
     if checkpoint is None:
         for note in distiller.fit_standardizers(measure(config, run, ranks)):
             console.print(note)
         if config.init_from is not None:
+            # Filling the cache has drawn from it, perhaps not as often in every process.
+            torch.manual_seed(config.seed)
             for line in warm_start(distiller, config.init_from).lines():
                 console.print(line, markup=False)
     set_up_student(distiller.student, config, ranks)

@@ -126,8 +126,9 @@ def to_unit(images: Tensor, size: ViewSize | None = None) -> Tensor:
 
 
 def ignore_interrupts(_worker: int) -> None:
-    """Ctrl-C reaches every process; only the main one decides when to stop."""
+    """Ctrl-C and SIGTERM may reach every process; only the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _collate(items: list[tuple[Tensor, list[Skipped]]]) -> tuple[Tensor, list[Skipped]]:

@@ -35,6 +35,26 @@ def test_sources_by_name(
     assert len(shards) == 3
 
 
+def test_a_cache_of_replaced_shards_is_another_one(
+    make_shard: Make, tmp_path: Path, storage: Storage
+) -> None:
+    path = make_shard(tmp_path / "a.tar", range(3))
+    first = open_source([f"shards:{path}"], storage=storage)
+    identity, layout = data_identity(first), data_layout(first)
+    path.write_bytes(path.read_bytes() + b"\0" * 10240)
+    second = open_source([f"shards:{path}"], storage=storage)
+    assert data_layout(second) == layout
+    assert data_identity(second) != identity
+
+
+def test_a_link_to_nowhere_is_no_obstacle(make_folder: Make, tmp_path: Path) -> None:
+    photos = make_folder(tmp_path / "photos", range(3))
+    (photos / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    lost = data_identity(ImageFiles(photos))
+    (tmp_path / "nowhere.jpg").write_bytes(b"found")
+    assert data_identity(ImageFiles(photos)) != lost
+
+
 def test_tables_by_name(make_parquet: Make, tmp_path: Path, storage: Storage) -> None:
     pytest.importorskip("datasets", reason="needs the extra 'train'")
     make_parquet(tmp_path / "a.parquet", range(3))

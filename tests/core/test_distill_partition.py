@@ -6,12 +6,25 @@ from itertools import pairwise
 import pytest
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
-from radio_core.distill.partition import Partition, cut, group_ranks, share_out
+from radio_core.distill.partition import (
+    Partition,
+    cut,
+    group_ranks,
+    mosaic_images,
+    share_out,
+)
 from radio_core.distill.schedule import Step
 from radio_core.models.vit import vit_config
 
 LOW = GroupConfig(teachers=("a", "b"), batch_size=7, resolutions=(16,))
 HIGH = GroupConfig(teachers=("c",), batch_size=8, resolutions=(32,), mosaics={"c": 2})
+
+
+def test_pieces_of_a_batch_fill_mosaics_of_every_size() -> None:
+    group = replace(HIGH, teachers=("a", "c"), batch_size=72, mosaics={"a": 2, "c": 3})
+    assert mosaic_images(group) == 36
+    assert mosaic_images(LOW) == 1
+    assert [cut(72, 3, piece, 36) for piece in range(3)] == [(0, 0), (0, 36), (36, 72)]
 
 
 def config(accumulate: int = 1, mode: str = "all") -> TrainConfig:

@@ -128,11 +128,12 @@ def test_stopping_between_logged_steps_leaves_no_extra_row(
     assert content(config.out) == content(tmp_path / "whole")
 
 
-def test_ctrl_c_in_every_process_saves_and_the_run_goes_on(
-    tiny_run: MakeRun, tmp_path: Path
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_every_process_saves_and_the_run_goes_on(
+    name: str, tiny_run: MakeRun, tmp_path: Path
 ) -> None:
     config = tiny_run(out=tmp_path / "stopped", workers=2)
-    interrupt = "interrupt = lambda: (os.killpg(0, signal.SIGINT), True)[1]\n"
+    interrupt = f"interrupt = lambda: (os.killpg(0, signal.{name}), True)[1]\n"
     setup = interrupt + IN_A_STEP.replace("END", "interrupt").replace("AT", "13")
     # The step in which the signal comes must still do its work.
     setup = setup.replace(

@@ -2,6 +2,6 @@
 
 from radio_core.distill.cache.codec import StoredError
 from radio_core.distill.cache.layout import CacheLayout
-from radio_core.distill.cache.store import CONFIRM_BYTES, TeacherCache
+from radio_core.distill.cache.store import CHUNK_BYTES, CONFIRM_BYTES, TeacherCache
 
-__all__ = ["CONFIRM_BYTES", "CacheLayout", "StoredError", "TeacherCache"]
+__all__ = ["CHUNK_BYTES", "CONFIRM_BYTES", "CacheLayout", "StoredError", "TeacherCache"]

@@ -39,7 +39,7 @@ from radio_core.teachers import Teacher, TeacherOutput
 
 CONFIRM_BYTES = 10 * 1000**3
 _MAX_CHUNK = 32  # views that the teachers see at once
-_CHUNK_BYTES = 128 * 1000**2  # of one teacher's features
+CHUNK_BYTES = 128 * 1000**2  # of one teacher's features
 _OPEN_SHARDS = 256
 _FORMAT = 2  # counted up when the same key would give other views or targets
 Report = Callable[[int, int], None]
@@ -249,7 +249,7 @@ class TeacherCache:
     def _chunks(self, views: range, workers: int) -> Iterator[tuple[Tensor, list[Skipped]]]:
         """Batches of crops [B, 3, size, size] uint8, and the files skipped for them."""
         cells = [t.spec.feature_dim * t.spec.grid_size**2 for t in self.teachers.values()]
-        chunk = max(1, min(_MAX_CHUNK, _CHUNK_BYTES // (4 * max(cells))))
+        chunk = max(1, min(_MAX_CHUNK, CHUNK_BYTES // (4 * max(cells))))
         starts = range(0, len(views), chunk)
         loader = DataLoader(
             self.views,
