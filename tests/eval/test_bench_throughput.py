@@ -112,10 +112,8 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
         (["random:timm:no_such_net"], 2, "no_such_net"),
         (["random:tiny", "--engines", "onnxruntime", "--dtypes", "bfloat16"], 2, "use float32 or"),
         (["random:tiny@64", "--engines", "tensorrt"], 1, "TensorRT needs a GPU"),
+        (["no_such.pt2"], 1, "no file no_such.pt2"),
         (["random:sam-b@64+w2"], 1, "has windows of its own"),
-        (["toy-dino@60"], 1, "the nearest size"),
-        (["toy-dino@56+w2"], 1, "no windowed mode"),
-        (["no_such.onnx"], 1, "no file no_such.onnx"),
         (["random:basse"], 2, "known: random:tiny"),
         (["random:tiny@64", "--baseline", "x"], 2, "measured: random:tiny@64"),
         (["random:tiny", "--repeats", "1"], 2, "--repeats must be at least 2"),
@@ -134,6 +132,16 @@ def test_what_cannot_be_measured_is_an_error_before_measuring(
     found, output = radio("throughput", *arguments)
     assert (found, message in output) == (code, True), output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("toy-dino@60", "the nearest size"), ("toy-dino@56+w2", "no windowed mode")],
+)
+def test_sizes_and_windows_of_teachers_are_checked(radio: Radio, model: str, message: str) -> None:
+    pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    code, output = radio("throughput", model)
+    assert (code, message in output) == (1, True), output
 
 
 def test_against_another_kind_of_file_is_an_error(radio: Radio, tmp_path: Path) -> None:
@@ -235,7 +243,7 @@ def test_quality_is_drawn_against_speed(radio: Radio, tmp_path: Path, model: str
 
     quality.write_text("model,kNN\nother,1\n")
     code, output = radio("throughput", *arguments, "--plot", plot)
-    assert (code, "none of the measured models has quality" in output) == (1, True)
+    assert (code, "has none of these models; it has: other" in output) == (2, True)
 
 
 def test_quality_comes_from_table1_too(tmp_path: Path) -> None:

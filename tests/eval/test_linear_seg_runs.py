@@ -112,11 +112,13 @@ def test_files_that_were_skipped_before_an_interruption_are_remembered(
     export(tmp_path / "new", 4, 2, parts=("segmentation",))
     (tmp_path / "new/segmentation").rename(copy)
     broken = sorted((copy / "images/training").iterdir())[2]
-    picture = broken.read_bytes()
-    broken.write_bytes(b"broken")
+    picture, stamp = broken.read_bytes(), broken.stat().st_mtime_ns
+    broken.write_bytes(bytes(len(picture)))
+    os.utime(broken, ns=(stamp, stamp))
     with pytest.raises(Interrupted):
         run(copy, tmp_path / "out", small_mmseg(), stop_at=5)
     broken.write_bytes(picture)
+    os.utime(broken, ns=(stamp, stamp))
     metrics, _ = run(copy, tmp_path / "out", small_mmseg())
     assert metrics["train_images"] == 3
 
