@@ -109,11 +109,12 @@ def markdown_page(title: str, sheet: Sheet, remarks: Sequence[str]) -> str:
 def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What the numbers depend on, a sentence or more each, for people."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    system = machine["system"].partition("-")[0]
     return [
         f"Measured on {date}: {machine['device']} ({machine['cpu']}, "
         f"{machine['threads']} threads), torch {machine['torch']}"
-        f"{', ' + packages if packages else ''}, {machine['system']}; {settings['repeats']} "
-        f"repeats, {SPREAD}.",
+        f"{', ' + packages if packages else ''}, {system}; {settings['repeats']} repeats, "
+        f"{SPREAD}.",
     ]
 
 
