@@ -22,7 +22,8 @@ UNSEEN: dict[str, Any] = {"api_visibility": "private"}
 BLOCKS: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, 86400)}
 """Options of every `gr.Blocks`: nothing is reported, and visitors' files go after a day."""
 
-_LONGEST_TEXT = 20_000  # characters
+LONGEST_TEXT = 20_000
+"""Characters of a text that a visitor types."""
 
 
 def runs(resource: str = "radio") -> dict[str, Any]:
@@ -65,7 +66,7 @@ def on_picture(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 def _checked(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in arguments:
-        if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
             raise ValueError(f"A text of {len(value)} characters is too long.")
     return arguments
 

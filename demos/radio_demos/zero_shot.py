@@ -11,7 +11,7 @@ from torch import Tensor
 from radio_clip.load import load_radio_clip
 from radio_clip.model import adaptor_specs
 from radio_core.data.toyworld import TEMPLATES
-from radio_demos.handlers import BLOCKS, UNSEEN, Late, Recent, on_picture, runs
+from radio_demos.handlers import BLOCKS, LONGEST_TEXT, UNSEEN, Late, Recent, on_picture, runs
 from radio_demos.models import CannotServe, Model, Student, name_of, open_student
 from radio_demos.pictures import picture_input
 from radio_eval.zero_shot import ZeroShotParameters, zero_shot_classifier, zero_shot_logits
@@ -30,7 +30,6 @@ MOST_SENTENCES = 2000
 _TOY_LABELS = "red cross, blue cross, purple star, green star, red triangle, red square"
 _LABELS = "a cat, a dog, a car, a tree, a person, a house"
 _TEMPLATES = ("a photo of a {}.",)
-_LONGEST_TEXT = 20_000  # characters
 _BARS = 12
 
 
@@ -67,7 +66,7 @@ def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = 
                     label="Labels",
                     info="separated by commas or lines",
                     lines=2,
-                    max_length=_LONGEST_TEXT,
+                    max_length=LONGEST_TEXT,
                 )
                 with gr.Accordion("Sentences around the labels", open=False):
                     templates = gr.Textbox(
@@ -75,7 +74,7 @@ def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = 
                         label="Templates",
                         info="one a line, {} is the label; their average is taken",
                         lines=4,
-                        max_length=_LONGEST_TEXT,
+                        max_length=LONGEST_TEXT,
                     )
                 button = gr.Button("Compare", variant="primary")
                 bars = gr.Label(label="Probabilities", num_top_classes=_BARS)

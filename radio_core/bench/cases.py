@@ -11,6 +11,7 @@ from radio_core.bench.sam import RADIO_MODELS, SAM_MODELS
 from radio_core.export.runtime import SUFFIXES
 from radio_core.models import ERadioConfig, ViTConfig, eradio_config, vit_config
 from radio_core.models.config import BackboneConfig
+from radio_core.models.eradio_config import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig
 
 Engine = Literal[
@@ -45,8 +46,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 RANDOM_PREFIX = "random:"
 TIMM_PREFIX = "timm:"
-E_RADIO_B = {"dim": 128, "depths": [3, 3, 4, 3], "full_features_head_dim": 1024}
-"""As many parameters as Table 7 has for E-RADIO-B, whose shape was never published."""
 
 RANDOM_MODELS: dict[str, Callable[[], ViTConfig | ERadioConfig]] = {
     **{name: partial(vit_config, name) for name in ("tiny", "base", "large", "huge")},

@@ -93,7 +93,8 @@ class TrainConfig:
         workers: processes that read and crop images; 0 for none.
         threads: CPU threads of torch; None leaves its default.
         device: "auto" takes a GPU where there is one.
-        precision: "bf16" is automatic mixed precision on a GPU.
+        precision: "bf16" is automatic mixed precision on a GPU, of the student and of teachers
+            that run beside it; a cache is filled in float32.
         student_dtype: of the saved student's weights.
         resume: go on from the newest checkpoint in `out`.
         override: resume although other fields than run control differ.

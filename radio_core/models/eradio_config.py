@@ -154,6 +154,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "eradio_xxxtiny_8x_ws12": _TINY_8X | {"window_sizes": (12, 12)},
     "eradio_xxxtiny_8x_ws16": _TINY_8X | {"neck_start_stage": 1},
 }
+E_RADIO_B: dict[str, Any] = {
+    "dim": 128,
+    "depths": (3, 3, 4, 3),
+    "full_features_head_dim": 1024,
+}
+"""Overrides of "eradio" for E-RADIO-B, of which Table 7 has 118M parameters and no shape."""
 # Options that every released model has at the one value which this implementation knows.
 _FIXED = {
     "return_full_features": True,

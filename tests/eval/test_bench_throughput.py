@@ -108,6 +108,7 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
         ([], 2, "name at least one model"),
         (["random:tiny", "--table", "7"], 2, "name at least one model, e.g. random:base@512, or a"),
         (["random:tiny", "--plot", "a.svg"], 2, "--plot needs --quality FILE, or a --table"),
+        (["--table", "7", "--quality", "a.csv"], 2, "drawn by --plot"),
         (["--table", "7", "--plot", "a.pdf"], 2, "a plot ends in .svg or .png"),
         (["random:timm:no_such_net"], 2, "no_such_net"),
         (["random:tiny", "--engines", "onnxruntime", "--dtypes", "bfloat16"], 2, "use float32 or"),
@@ -284,6 +285,8 @@ def test_the_papers_tables_have_their_rows() -> None:
     assert by_label["E-RADIO-L"].images_per_second == 3472
     assert by_label["MaxViT-B"].quality == {"zero-shot": 77.49, "kNN": 79.34, "ADE20K mIoU": 38.46}
     assert SPEED_TABLES["8"].metrics == ("COCO mIoU",)
+    speeds = [row.images_per_second for row in SPEED_TABLES["8"].rows]
+    assert speeds == [50.94, 20.62, 11.83, 121.74, 29.09, 27.91, None]
     windowed = SPEED_TABLES["8"].rows[4]
     case = SPEED_TABLES["8"].case(windowed, 2, "compile", "bfloat16")
     assert case.name == "random:sam-with-radio-h@1024+w8"

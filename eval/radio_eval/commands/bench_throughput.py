@@ -25,6 +25,7 @@ from radio_core.commands.device import read_device
 from radio_eval.report.drawing import check_plot_path
 from radio_eval.speed.output import (
     Sheet,
+    Speed,
     described,
     markdown_page,
     paper_sheet,
@@ -99,6 +100,8 @@ class ThroughputOptions:
         check_numbers(self.repeats, self.threads)
         if bool(self.table) == bool(self.models):
             raise UsageError("name at least one model, e.g. random:base@512, or a --table")
+        if self.quality is not None and self.plot is None:
+            raise UsageError("--quality is drawn by --plot FILE: name that too")
         if self.plot is not None:
             if self.quality is None and not self.table:
                 raise UsageError("--plot needs --quality FILE, or a --table, which has the paper's")
@@ -196,10 +199,9 @@ def _plot(
     quality: Quality | None,
 ) -> None:
     by_case = {row.case: row for row in rows}
-    speeds = []
-    for (name, _), case in cases.items():
-        how = f" ({case.how})" if case.how else ""
-        speeds.append((name + how, by_case[case].images_per_second))
+    speeds = [
+        Speed(name, case.how, by_case[case].images_per_second) for (name, _), case in cases.items()
+    ]
     title = "Quality against speed"
     if quality is None:
         assert table is not None  # the options were checked

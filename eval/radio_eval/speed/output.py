@@ -85,13 +85,11 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return "" if value is None or reference is None else f"{value / reference:.2f}"
 
 
-def terminal_table(sheet: Sheet, caption: str = SPREAD) -> Table:
+def terminal_table(sheet: Sheet) -> Table:
     """A sheet for `rich`."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=SPREAD)
     for number, heading in enumerate(sheet.headings):
-        table.add_column(
-            heading, justify="right" if number else "left", overflow="fold", no_wrap=False
-        )
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     return table
@@ -118,16 +116,21 @@ def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]
     ]
 
 
-def write_quality_plot(
-    path: Path, title: str, speeds: Sequence[tuple[str, float]], quality: Quality
-) -> None:
+class Speed(NamedTuple):
+    """A model, how it was run if not in the usual way, and its images a second."""
+
+    model: str
+    how: str
+    images_per_second: float
+
+
+def write_quality_plot(path: Path, title: str, speeds: Sequence[Speed], quality: Quality) -> None:
     """Draw each metric over the speed of the models that have it.
 
     Args:
         path: a .svg or .png file.
         title: above the plot.
-        speeds: (model, images a second); a model that was run in several ways is there once each,
-            under its name and, in brackets, how.
+        speeds: a model that was run in several ways is there once each.
         quality: of the models.
 
     Raises:
@@ -140,13 +143,13 @@ def write_quality_plot(
     write_scatter(path, title, "images a second", panels)
 
 
-def _panels(speeds: Sequence[tuple[str, float]], quality: Quality) -> Iterator[Scatter]:
+def _panels(speeds: Sequence[Speed], quality: Quality) -> Iterator[Scatter]:
     metrics = dict.fromkeys(metric for numbers in quality.values() for metric in numbers)
     for metric in metrics:
         points = [
-            Point(name, speed, quality[model][metric])
-            for name, speed in speeds
-            if metric in quality.get(model := name.partition(" (")[0], {})
+            Point(f"{model} ({how})" if how else model, speed, quality[model][metric])
+            for model, how, speed in speeds
+            if metric in quality.get(model, {})
         ]
         if points:
             yield Scatter(title=metric, points=points)

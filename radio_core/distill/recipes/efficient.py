@@ -6,23 +6,17 @@ from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, T
 from radio_core.distill.recipes.paper import DINO_V2, paper_run
 from radio_core.models.config import BackboneConfig
 from radio_core.models.eradio import ERadioConfig, eradio_config
+from radio_core.models.eradio_config import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig
 
 _IMAGENET_21K = ("data/imagenet-21k",)  # 5.1; for the user to fetch
 _OPENCLIP = TeacherConfig(source="open_clip:ViT-H-14/laion2b_s32b_b79k")  # 5.1
 _WINDOW = 7  # figure 3: "at 224px resolution, with a window size of 7"
 
-# Table 7 has 118M parameters and no shape; this one of ours has as many.
-_E_RADIO_B: dict[str, Any] = {
-    "dim": 128,
-    "depths": (3, 3, 4, 3),
-    "full_features_head_dim": 1024,
-}
-
 
 def e_radio_b() -> TrainConfig:
     """E-RADIO-B from OpenCLIP-H and DINOv2-g at 224 pixels (paper 5.1)."""
-    return _run("e-radio-b", _eradio(**_E_RADIO_B))
+    return _run("e-radio-b", _eradio(**E_RADIO_B))
 
 
 def e_radio_l() -> TrainConfig:
