@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from radio_core.export.runtime import load_exported
-    from radio_core.models.outputs import RadioOutput
     from radio_core.models.radio import RadioModel
+    from radio_core.vision import Output
     from radio_core.zoo.load import load_model
     from radio_core.zoo.registry import ModelCard, list_models
 
 __version__ = "0.1.0"
 __all__ = [
     "ModelCard",
+    "Output",
     "RadioModel",
-    "RadioOutput",
     "__version__",
     "list_models",
     "load_exported",
@@ -27,7 +27,7 @@ __all__ = [
 _HOME = {
     "ModelCard": "radio_core.zoo.registry",
     "RadioModel": "radio_core.models.radio",
-    "RadioOutput": "radio_core.models.outputs",
+    "Output": "radio_core.vision",
     "list_models": "radio_core.zoo.registry",
     "load_exported": "radio_core.export.runtime",
     "load_model": "radio_core.zoo.load",

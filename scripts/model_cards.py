@@ -14,8 +14,8 @@ from pathlib import Path
 from radio_core.teachers.registry import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import filled_box_miou
+from radio_eval.cli.evaluate import main as evaluate
 from radio_eval.coco.instances import CocoInstances
-from radio_eval.commands.evaluate import main as evaluate
 
 _PROBE = ["--protocol", "toy", "--iterations", "2000", "--label-stride", "2"]
 _PROBE += ["--learning-rate", "1e-3", "--warmup-iterations", "50"]

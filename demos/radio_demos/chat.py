@@ -12,7 +12,7 @@ from PIL import Image
 from radio_demos.handlers import BLOCKS, UNSEEN, Late, on_picture, runs
 from radio_demos.pictures import picture_input
 from radio_llava.answering import IMAGE, Answerer, Query, load_answerer
-from radio_llava.commands.chat import QUICKSTART_MODEL
+from radio_llava.cli.chat import QUICKSTART_MODEL
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from radio_core.data.transforms import radio_resize_size, to_tensor
-from radio_core.models.backbone import Resolution, nearest_resolution
 from radio_core.pca import PcaColours, fit_pca, foreground
 from radio_core.teachers import load_teacher
 from radio_core.teachers.base import Teacher
+from radio_core.vision import Resolution, nearest_resolution
 from radio_demos.handlers import Late, Recent
 from radio_demos.models import Student, device_of, only_size, teachers_of
 from radio_demos.pictures import fingerprint

@@ -19,9 +19,9 @@ from radio_demos.drawing import heat_picture, shown_size, spread
 from radio_demos.handlers import Late, Recent
 from radio_demos.models import EncoderFile, device_of
 from radio_demos.pictures import fingerprint, reduced
-from radio_sam.commands.mask_files import FoundMask, encode_mask
-from radio_sam.commands.overlay import Pixels, draw_overlay
-from radio_sam.commands.prompt_options import ObjectPrompt, place_prompts, read_prompts
+from radio_sam.cli.mask_files import FoundMask, encode_mask
+from radio_sam.cli.overlay import Pixels, draw_overlay
+from radio_sam.cli.prompt_options import ObjectPrompt, place_prompts, read_prompts
 from radio_sam.export import load_exported_sam
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
 from radio_sam.prompts import EncodedImage, Prompts, encode_images, predict_best_masks

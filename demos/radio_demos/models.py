@@ -7,8 +7,8 @@ import torch
 
 from radio_core.export.runtime import SUFFIXES, ExportedModel, open_engine
 from radio_core.export.subject import fixed_size
-from radio_core.models.backbone import Resolution
 from radio_core.models.radio import RadioModel
+from radio_core.vision import Resolution
 from radio_core.zoo.load import load_model
 from radio_sam.export import PURPOSE as SAM
 

@@ -22,7 +22,8 @@ from radio_core.distill.shapes import view_size
 from radio_core.distill.step import TrainStep, build_optimizer
 from radio_core.distill.views import ViewBatch, Views, ViewSize, view_loader
 from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers import Teacher
+from radio_core.vision import ModelSpec, Output
 
 _RESOLUTION = 224
 _CACHED_BATCHES = 4
@@ -178,7 +179,7 @@ class _RandomViT(Teacher):
         shape: ViTConfig = vit_config(preset, patch_size=14, grid_size=_RESOLUTION // 14)
         width = shape.embed_dim
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=_RESOLUTION,
                 mean=(0.5, 0.5, 0.5),
@@ -192,9 +193,9 @@ class _RandomViT(Teacher):
         self.vit = VisionTransformer(shape)
         self.freeze()
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         output = self.vit(images)
-        return TeacherOutput(output.summary[:, 0], output.features)
+        return Output(output.summary[:, 0], output.features)
 
 
 class _Bench:

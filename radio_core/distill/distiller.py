@@ -20,10 +20,9 @@ from radio_core.distill.normalization import (
 from radio_core.distill.phi_s import PhiS
 from radio_core.distill.student import fit_windows, student_config
 from radio_core.models.adaptors import Adaptor
-from radio_core.models.outputs import RadioOutput
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import apply_spectral, folded_state_dict
-from radio_core.teachers import TeacherOutput, TeacherSpec
+from radio_core.vision import ModelSpec, Output
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Distiller(nn.Module):
         ValueError: a teacher with nothing to learn from, or shapes that do not fit.
     """
 
-    def __init__(self, config: TrainConfig, specs: Mapping[str, TeacherSpec]) -> None:
+    def __init__(self, config: TrainConfig, specs: Mapping[str, ModelSpec]) -> None:
         super().__init__()
         self.config = config
         self.student = RadioModel(student_config(config, specs))
@@ -74,7 +73,7 @@ class Distiller(nn.Module):
         self.balancer = balancer(self._terms(), self.student.embed_dim)
 
     def forward(
-        self, images: Tensor, targets: Mapping[str, TeacherOutput], window_size: int | None
+        self, images: Tensor, targets: Mapping[str, Output], window_size: int | None
     ) -> StepLosses:
         """The losses of one batch.
 
@@ -134,9 +133,7 @@ class Distiller(nn.Module):
                 self._normalizer(f"{name}/summary").fold_into(adaptor.summary_head.output)
         return student
 
-    def _teacher_losses(
-        self, name: str, output: RadioOutput, target: TeacherOutput
-    ) -> dict[str, Tensor]:
+    def _teacher_losses(self, name: str, output: Output, target: Output) -> dict[str, Tensor]:
         """Unweighted losses of one teacher: scalars, or [B] where the balancer wants samples."""
         config, per_sample = self.config.teachers[name], self.balancer.per_sample
         losses = {}

@@ -29,7 +29,8 @@ from radio_core.distill.run_folder import CACHE_FOLDER
 from radio_core.distill.shapes import check_teachers, largest_view
 from radio_core.distill.teacher_bench import TeacherBench
 from radio_core.distill.views import Views, to_unit
-from radio_core.teachers import Teacher, TeacherSpec, load_teacher
+from radio_core.teachers import Teacher, load_teacher
+from radio_core.vision import ModelSpec
 
 _STATISTICS_BATCH = 32
 
@@ -46,7 +47,7 @@ class Inputs:
     """
 
     teachers: dict[str, Teacher]
-    specs: dict[str, TeacherSpec]
+    specs: dict[str, ModelSpec]
     views: Views
     cache: TeacherCache | None
 
@@ -160,20 +161,20 @@ def fill_cache(
     return skipped
 
 
-def _view_side(config: TrainConfig, specs: dict[str, TeacherSpec]) -> int:
+def _view_side(config: TrainConfig, specs: dict[str, ModelSpec]) -> int:
     """Side in pixels of crops that are enough for every group: of the cache, and of statistics."""
     groups = [group for stage in config.stages for group in stage.groups]
     return max(max(largest_view(group, specs, config.student)) for group in groups)
 
 
-def _trained_side(config: TrainConfig, name: str, spec: TeacherSpec) -> int:
+def _trained_side(config: TrainConfig, name: str, spec: ModelSpec) -> int:
     """Side in pixels at which a teacher sees images at the end of training."""
     groups = [group for stage in config.stages for group in stage.groups]
     sides = [g.teacher_sizes.get(name, spec.input_size) for g in groups if name in g.teachers]
     return sides[-1] if sides else spec.input_size
 
 
-def _parts(count: int, spec: TeacherSpec, side: int) -> Iterator[slice]:
+def _parts(count: int, spec: ModelSpec, side: int) -> Iterator[slice]:
     """Parts of a batch of which a teacher's features take a bounded amount of memory."""
     size = max(1, CHUNK_BYTES // (4 * spec.feature_dim * (side // spec.patch_size) ** 2))
     for first in range(0, count, size):

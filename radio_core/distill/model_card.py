@@ -17,8 +17,8 @@ from radio_core.distill.config import (
     TrainConfig,
 )
 from radio_core.models.config import RadioConfig
-from radio_core.teachers import TeacherSpec
 from radio_core.teachers.licences import Licence, licence_named
+from radio_core.vision import ModelSpec
 
 FILE = "README.md"
 _PACKAGES = ("radio-toolkit", "torch", "timm", "safetensors")
@@ -34,7 +34,7 @@ def write_model_card(
     folder: Path,
     config: TrainConfig,
     student: RadioConfig,
-    specs: Mapping[str, TeacherSpec],
+    specs: Mapping[str, ModelSpec],
     step: int,
 ) -> None:
     """Write README.md beside a saved student; the arguments are those of `model_card`."""
@@ -42,7 +42,7 @@ def write_model_card(
 
 
 def model_card(
-    config: TrainConfig, student: RadioConfig, specs: Mapping[str, TeacherSpec], step: int
+    config: TrainConfig, student: RadioConfig, specs: Mapping[str, ModelSpec], step: int
 ) -> str:
     """The model card in Markdown, with the front matter of the Hugging Face hub.
 
@@ -103,7 +103,7 @@ def _model(student: RadioConfig) -> str:
 
 
 def _teachers(
-    config: TrainConfig, specs: Mapping[str, TeacherSpec], licences: Mapping[str, Licence]
+    config: TrainConfig, specs: Mapping[str, ModelSpec], licences: Mapping[str, Licence]
 ) -> str:
     rows = ["| adaptor | teacher | licence of its weights | what it means for these weights |"]
     rows += ["|---|---|---|---|"]

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from radio_core.distill.shapes import Size
 from radio_core.distill.views import to_unit
-from radio_core.teachers import Teacher, TeacherOutput
+from radio_core.teachers import Teacher
+from radio_core.vision import Output
 
 
-def run_teacher(teacher: Teacher, views: Tensor, size: Size, side: int = 1) -> TeacherOutput:
+def run_teacher(teacher: Teacher, views: Tensor, size: Size, side: int = 1) -> Output:
     """A teacher's answer on each of a batch of views.
 
     Args:
@@ -25,11 +26,11 @@ def run_teacher(teacher: Teacher, views: Tensor, size: Size, side: int = 1) -> T
         [B, F, h, w], for mosaics those of the view's tile.
     """
     if side == 1:
-        whole: TeacherOutput = teacher(to_unit(views), size)
+        whole: Output = teacher(to_unit(views), size)
         return whole
     height, width = size
     tiles = to_unit(views, (height // side, width // side))
-    return TeacherOutput(None, cut(teacher(tile(tiles, side), size).features, side))
+    return Output(None, cut(teacher(tile(tiles, side), size).features, side))
 
 
 def tile(images: Tensor, side: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.group_config import Normalization
-from radio_core.teachers import TeacherOutput, TeacherSpec
+from radio_core.vision import ModelSpec, Output
 
 TOKENS_PER_IMAGE = 64
 """Patch tokens of each image that a covariance is taken from."""
@@ -177,7 +177,7 @@ class OutputStatistics:
         specs: adaptor name -> what is known of its teacher, the same on every process.
     """
 
-    def __init__(self, config: TrainConfig, specs: Mapping[str, TeacherSpec]) -> None:
+    def __init__(self, config: TrainConfig, specs: Mapping[str, ModelSpec]) -> None:
         self.seed = config.seed
         self.by_output: dict[str, FeatureStatistics] = {}
         for output, kind in normalizations(config, specs).items():
@@ -185,7 +185,7 @@ class OutputStatistics:
                 channels = output_width(output, specs)
                 self.by_output[output] = FeatureStatistics(channels, kind == "phi_s")
 
-    def update(self, outputs: Mapping[str, TeacherOutput], views: tuple[int, ...]) -> None:
+    def update(self, outputs: Mapping[str, Output], views: tuple[int, ...]) -> None:
         """Add what teachers say about a batch.
 
         Args:
@@ -208,9 +208,7 @@ class OutputStatistics:
                 statistics.all_reduce()
 
 
-def normalizations(
-    config: TrainConfig, specs: Mapping[str, TeacherSpec]
-) -> dict[str, Normalization]:
+def normalizations(config: TrainConfig, specs: Mapping[str, ModelSpec]) -> dict[str, Normalization]:
     """How each output is normalised, as "<teacher>/features" and, where it is used, "/summary".
 
     Raises:
@@ -227,7 +225,7 @@ def normalizations(
     return kinds
 
 
-def output_width(output: str, specs: Mapping[str, TeacherSpec]) -> int:
+def output_width(output: str, specs: Mapping[str, ModelSpec]) -> int:
     """Channels of "<teacher>/features" or "<teacher>/summary"."""
     name, _, part = output.partition("/")
     width = specs[name].feature_dim if part == "features" else specs[name].summary_dim

@@ -25,7 +25,7 @@ from radio_core.distill.shapes import StepShape, group_shapes, teacher_size
 from radio_core.distill.student import fit_windows, student_config
 from radio_core.distill.teacher_facts import TeacherFacts, teacher_facts
 from radio_core.models.radio import RadioModel
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 _UNKNOWN = TeacherFacts(
     width=1024, depth=0, hidden=0, patch_size=16, input_size=224, summary_dim=1024
@@ -162,7 +162,7 @@ def _plan_group(
     student: RadioModel,
     group: GroupConfig,
     facts: dict[str, TeacherFacts],
-    specs: dict[str, TeacherSpec],
+    specs: dict[str, ModelSpec],
     ranks: int,
 ) -> GroupPlan:
     names = tuple(group.teachers)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from radio_core.distill.group_config import GroupConfig
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 Size = tuple[int, int]
 """(height, width) in pixels, or (rows, columns) of a grid."""
@@ -108,7 +108,7 @@ def group_shapes(group: GroupConfig, student: StudentGeometry) -> list[Size]:
     ]
 
 
-def teacher_size(group: GroupConfig, name: str, spec: TeacherSpec, shape: StepShape) -> Size:
+def teacher_size(group: GroupConfig, name: str, spec: ModelSpec, shape: StepShape) -> Size:
     """(height, width) in pixels of a teacher's input at a step.
 
     The square of the group's `teacher_sizes`, or else the teacher's own. A flexible teacher takes
@@ -123,14 +123,14 @@ def teacher_size(group: GroupConfig, name: str, spec: TeacherSpec, shape: StepSh
     return rows * unit, cols * unit
 
 
-def tile_size(group: GroupConfig, name: str, spec: TeacherSpec, shape: StepShape) -> Size:
+def tile_size(group: GroupConfig, name: str, spec: ModelSpec, shape: StepShape) -> Size:
     """(height, width) of one image in a teacher's input: all of it, or a tile of a mosaic."""
     height, width = teacher_size(group, name, spec, shape)
     tiles = group.mosaics.get(name, 1)
     return height // tiles, width // tiles
 
 
-def view_size(group: GroupConfig, specs: Mapping[str, TeacherSpec], shape: StepShape) -> Size:
+def view_size(group: GroupConfig, specs: Mapping[str, ModelSpec], shape: StepShape) -> Size:
     """(height, width) at which the crops of a step are read: enough for everyone in the group.
 
     They have the student's aspect ratio; a teacher that takes squares gets them squeezed.
@@ -144,7 +144,7 @@ def view_size(group: GroupConfig, specs: Mapping[str, TeacherSpec], shape: StepS
 
 
 def largest_view(
-    group: GroupConfig, specs: Mapping[str, TeacherSpec], student: StudentGeometry
+    group: GroupConfig, specs: Mapping[str, ModelSpec], student: StudentGeometry
 ) -> Size:
     """The largest height and the largest width that `view_size` gives for a group."""
     views = [view_size(group, specs, StepShape(*size)) for size in group_shapes(group, student)]
@@ -194,7 +194,7 @@ def check_cacheable(group: GroupConfig) -> None:
             )
 
 
-def check_teachers(group: GroupConfig, specs: Mapping[str, TeacherSpec]) -> None:
+def check_teachers(group: GroupConfig, specs: Mapping[str, ModelSpec]) -> None:
     """Refuse input sizes and mosaics that a teacher cannot take.
 
     Raises:

@@ -25,7 +25,8 @@ from radio_core.distill.teacher_bench import TeacherBench
 from radio_core.distill.views import ViewBatch, to_unit
 from radio_core.models.sample_draws import part_of_batch
 from radio_core.models.spectral import iterate_spectral
-from radio_core.teachers import Teacher, TeacherOutput
+from radio_core.teachers import Teacher
+from radio_core.vision import Output
 
 
 class NonFiniteLossError(RuntimeError):
@@ -126,7 +127,7 @@ class TrainStep:
                 f"the {what} of teacher {', '.join(broken)} is not finite at step {number}"
             )
 
-    def losses(self, batch: ViewBatch, targets: Mapping[str, TeacherOutput]) -> StepLosses:
+    def losses(self, batch: ViewBatch, targets: Mapping[str, Output]) -> StepLosses:
         """Losses of a batch against `targets`, as `Distiller.forward`."""
         shape = self.shape(batch.step)
         images = to_unit(batch.images.to(self.device), shape.size)
@@ -134,7 +135,7 @@ class TrainStep:
             losses: StepLosses = self.distiller(images, targets, shape.window)
         return losses
 
-    def targets(self, batch: ViewBatch) -> dict[str, TeacherOutput]:
+    def targets(self, batch: ViewBatch) -> dict[str, Output]:
         """Outputs of the group's teachers, stored or computed; dropped ones are missing."""
         step, group, config = batch.step, batch.step.group, self.config
         names = kept_teachers(

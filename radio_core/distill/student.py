@@ -11,12 +11,12 @@ from radio_core.models.eradio import ERadio, ERadioConfig
 from radio_core.models.heads import HeadConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import ViTConfig
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 _MAX_WINDOW = 16  # cells; of the released E-RADIO
 
 
-def student_config(config: TrainConfig, specs: Mapping[str, TeacherSpec]) -> RadioConfig:
+def student_config(config: TrainConfig, specs: Mapping[str, ModelSpec]) -> RadioConfig:
     """The student that fits these teachers, with two heads for each (paper 3.2).
 
     The heads' hidden width is that of the widest teacher. A teacher without a summary (SAM), or

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from radio_core.teachers import TOY_TEACHERS, TeacherSpec, load_teacher
+from radio_core.teachers import TOY_TEACHERS, load_teacher
+from radio_core.vision import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +64,9 @@ class TeacherFacts:
         embedding = 2 * tokens * 3 * self.patch_size**2 * self.width
         return embedding + 2 * tokens * self.depth * self.matrices + 4 * pairs * self.width
 
-    def spec(self, name: str) -> TeacherSpec:
+    def spec(self, name: str) -> ModelSpec:
         """The shapes that a student's heads follow from."""
-        return TeacherSpec(
+        return ModelSpec(
             name=name,
             input_size=self.input_size,
             mean=(0, 0, 0),

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from radio_core.export.card import MODEL, AdaptorCard, ExportCard
 from radio_core.export.subject import check_size, nearest_size
-from radio_core.models.backbone import Resolution, check_images
-from radio_core.models.outputs import RadioOutput
 from radio_core.models.radio import FeatureFormat
+from radio_core.vision import Output, Resolution, check_images
 
 if TYPE_CHECKING:
     from radio_core.teachers.text import TextTower
@@ -171,7 +170,7 @@ class ExportedModel:
         images: Tensor,
         feature_fmt: FeatureFormat = "NLC",
         adaptors: Sequence[str] | None = None,
-    ) -> RadioOutput | dict[str, RadioOutput]:
+    ) -> Output | dict[str, Output]:
         """As `RadioModel.forward`, which documents arguments, result and errors."""
         names = self.active_adaptors if adaptors is None else tuple(adaptors)
         outputs = self.forward_all(images, names, feature_fmt)
@@ -182,7 +181,7 @@ class ExportedModel:
         images: Tensor,
         adaptors: Sequence[str] = (),
         feature_fmt: FeatureFormat = "NCHW",
-    ) -> dict[str, RadioOutput]:
+    ) -> dict[str, Output]:
         """As `RadioModel.forward_all`; outputs are float32, on the device of the images."""
         names = self.check_adaptors(adaptors)
         check_images(images, 1)
@@ -197,7 +196,7 @@ class ExportedModel:
             finer = self.adaptors[name].upsample if prefix else 1
             cells = (grid[0] * finer, grid[1] * finer)
             features = self._formatted(found[f"{prefix}features"], feature_fmt, cells)
-            outputs[name] = RadioOutput(
+            outputs[name] = Output(
                 None if summary is None else summary.to(images.device),
                 features.to(images.device),
             )

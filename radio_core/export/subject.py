@@ -13,10 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from radio_core import __version__
 from radio_core.export.card import AdaptorCard, ExportCard, Precision
 from radio_core.models.adaptors import AdaptorConfig
-from radio_core.models.backbone import Resolution, nearest_resolution
 from radio_core.models.config import DTYPES
 from radio_core.models.eradio import ERadio
 from radio_core.models.radio import FeatureFormat, RadioModel
+from radio_core.vision import Resolution, nearest_resolution
 
 Watch = Callable[[str, int, int], None]
 """Called as watch(what, done, total) during long work; total is 0 where it is not known."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from radio_core.models.heads import Head, HeadConfig, build_head
-from radio_core.models.outputs import BackboneOutput, RadioOutput
+from radio_core.vision import Output
 
 MAX_TOKEN_SLOT = 1024
 
@@ -74,7 +74,7 @@ class Adaptor(nn.Module):
         """The dtype in which the heads compute."""
         return self.feature_head.output.weight.dtype
 
-    def forward(self, backbone: BackboneOutput) -> RadioOutput:
+    def forward(self, backbone: Output) -> Output:
         """Both heads on the backbone's output, in their own dtype.
 
         Args:
@@ -90,10 +90,11 @@ class Adaptor(nn.Module):
         features = self.feature_head(tokens.to(self.dtype)).to(tokens.dtype).float()
         features = _to_map(features, rows, cols, self.config.upsample)
         if self.summary_head is None:
-            return RadioOutput(None, features)
+            return Output(None, features)
+        assert backbone.summary is not None
         slot = self.config.token_slot if backbone.summary.shape[1] > 1 else 0
         summary = self.summary_head(backbone.summary[:, slot].to(self.dtype))
-        return RadioOutput(summary.float(), features)
+        return Output(summary.float(), features)
 
 
 def _to_map(tokens: Tensor, rows: int, cols: int, upsample: int) -> Tensor:

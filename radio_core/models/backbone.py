@@ -1,11 +1,10 @@
-"""The contract of a student backbone, and the rules for the images that it takes."""
+"""The contract of a student backbone."""
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from radio_core.models.outputs import BackboneOutput
+from radio_core.vision import Output
 
 
 class Backbone(Protocol):
@@ -21,7 +20,7 @@ class Backbone(Protocol):
     patch_size: int
     num_summary_tokens: int
 
-    def __call__(self, images: Tensor, window_size: int | None = None) -> BackboneOutput:
+    def __call__(self, images: Tensor, window_size: int | None = None) -> Output:
         """Run on normalised images.
 
         Args:
@@ -35,37 +34,3 @@ class Backbone(Protocol):
             ValueError: wrong sides (names the nearest valid size), or windows not supported.
         """
         ...
-
-
-class Resolution(NamedTuple):
-    """An image size in pixels."""
-
-    height: int
-    width: int
-
-
-def nearest_resolution(height: int, width: int, step: int) -> Resolution:
-    """The valid size nearest to (height, width): each side a positive multiple of `step` pixels."""
-    return Resolution(*(max(step, round(side / step) * step) for side in (height, width)))
-
-
-def any_size(*sides: int) -> bool:
-    """Whether a graph for images of any size is being traced: then sides must decide no branch."""
-    return any(isinstance(side, torch.SymInt) for side in sides)
-
-
-def check_images(images: Tensor, step: int) -> None:
-    """Raise ValueError unless `images` is float [B, 3, H, W], with sides multiples of `step`."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must have shape [B, 3, H, W], not {list(images.shape)}")
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images must be floating point in [0, 1], not {images.dtype}: use x / 255"
-        )
-    height, width = images.shape[-2:]
-    if height % step or width % step or not (height and width):
-        near = nearest_resolution(height, width, step)
-        raise ValueError(
-            f"image size {height}x{width} is not a multiple of {step} pixels "
-            f"(patch size x window size); the nearest valid size is {near.height}x{near.width}"
-        )

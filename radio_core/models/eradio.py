@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from radio_core.models.backbone import check_images
 from radio_core.models.eradio_blocks import AttentionBlocks, ConvBlocks, ConvBN
 from radio_core.models.eradio_config import (
     FIRST_ATTENTION_LEVEL,
@@ -15,7 +14,7 @@ from radio_core.models.eradio_config import (
     ERadioConfig,
     eradio_config,
 )
-from radio_core.models.outputs import BackboneOutput
+from radio_core.vision import Output, check_images
 
 __all__ = ["ERadio", "ERadioConfig", "ERadioMaps", "eradio_config"]
 
@@ -56,7 +55,7 @@ class ERadio(nn.Module):
         self.high_res_neck = Neck(config)
         self.apply(_init_linear)
 
-    def forward(self, images: Tensor, window_size: int | None = None) -> BackboneOutput:
+    def forward(self, images: Tensor, window_size: int | None = None) -> Output:
         """Run on normalised images.
 
         Args:
@@ -76,7 +75,7 @@ class ERadio(nn.Module):
                 "are set by change_window_size"
             )
         features = self.forward_levels(images).full
-        return BackboneOutput(features.flatten(2).mean(dim=2)[:, None], features)
+        return Output(features.flatten(2).mean(dim=2)[:, None], features)
 
     def forward_levels(self, images: Tensor) -> ERadioMaps:
         """The maps of the stem, of every level and of the neck.

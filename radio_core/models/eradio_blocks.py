@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from radio_core.models.backbone import any_size
 from radio_core.models.eradio_config import ERadioConfig
 from radio_core.models.windows import WindowGrid
+from radio_core.vision import any_size
 
 COORDINATE_RANGE = 8  # largest relative coordinate, whatever the window size
 MAX_BIAS = 16

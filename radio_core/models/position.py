@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.models.backbone import any_size
 from radio_core.models.sample_draws import uniform
+from radio_core.vision import any_size
 
 Positions = Literal["cpe", "grid", "fixed", "dinov2"]
 """How the stored R x R grid serves an image of h x w patches.

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.models.adaptors import Adaptor
-from radio_core.models.backbone import Resolution, nearest_resolution
 from radio_core.models.checkpoint import (
     load_strictly,
     read_config,
@@ -21,10 +20,10 @@ from radio_core.models.config import DTYPES, BackboneConfig, RadioConfig
 from radio_core.models.eradio import ERadio, ERadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
 from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
-from radio_core.models.outputs import BackboneOutput, RadioOutput
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.timm_student import TimmConfig, TimmStudent
 from radio_core.models.vit import VisionTransformer, ViTConfig
+from radio_core.vision import Output, Resolution, nearest_resolution
 
 FeatureFormat = Literal["NLC", "NCHW"]
 
@@ -138,7 +137,7 @@ class RadioModel(nn.Module):
         feature_fmt: FeatureFormat = "NLC",
         adaptors: Sequence[str] | None = None,
         window_size: int | None = None,
-    ) -> RadioOutput | dict[str, RadioOutput]:
+    ) -> Output | dict[str, Output]:
         """Run the backbone once, and the adaptors on it.
 
         Args:
@@ -167,7 +166,7 @@ class RadioModel(nn.Module):
         adaptors: Sequence[str] = (),
         feature_fmt: FeatureFormat = "NCHW",
         window_size: int | None = None,
-    ) -> dict[str, RadioOutput]:
+    ) -> dict[str, Output]:
         """As `forward`, but always a dict, with "backbone" first."""
         self.check_adaptors(adaptors)
         if window_size is None:
@@ -193,7 +192,7 @@ class RadioModel(nn.Module):
         Args:
             images: [B, 3, H, W], RGB in [0, 1].
             indices: the last n blocks, or block indices (negative ones count from the end).
-            return_prefix_tokens: each result is a `RadioOutput` instead of features alone.
+            return_prefix_tokens: each result is a `Output` instead of features alone.
             norm: apply the final norm to the results and to the final output (which is not
                 normalised otherwise, unlike that of `forward`).
             stop_early: run no block after the last one asked for.
@@ -205,7 +204,7 @@ class RadioModel(nn.Module):
                 "pre-alpha", "post-alpha", or "none" for results that are not normalised.
 
         Returns:
-            A list with one feature tensor (or `RadioOutput`) per index in ascending order; or
+            A list with one feature tensor (or `Output`) per index in ascending order; or
             (what `forward` returns, the list).
 
         Raises:
@@ -223,7 +222,7 @@ class RadioModel(nn.Module):
         results: list[Any] = []
         for tokens in layers.collected:
             output = backbone.layer_output(finish(tokens), layers.grid)
-            result = RadioOutput(self._selected(output.summary), output.features)
+            result = Output(self._selected(output.summary), output.features)
             result = _formatted(result, output_fmt)
             results.append(result if return_prefix_tokens else result.features)
         if intermediates_only:
@@ -237,8 +236,9 @@ class RadioModel(nn.Module):
         normalised: Tensor = self.conditioner(images)
         return normalised.to(next(self.backbone.parameters()).dtype)
 
-    def _selected(self, summary: Tensor) -> Tensor:
+    def _selected(self, summary: Tensor | None) -> Tensor:
         """The backbone's summary [B, S' * C] out of its summary tokens [B, S, C]."""
+        assert summary is not None
         if summary.shape[1] == 1:
             return summary[:, 0]
         if max(self.config.summary_idxs) >= summary.shape[1]:
@@ -249,8 +249,8 @@ class RadioModel(nn.Module):
         return torch.cat([summary[:, i] for i in self.config.summary_idxs], dim=-1)
 
     def _outputs(
-        self, backbone: BackboneOutput, adaptors: Sequence[str], feature_fmt: FeatureFormat
-    ) -> dict[str, RadioOutput]:
+        self, backbone: Output, adaptors: Sequence[str], feature_fmt: FeatureFormat
+    ) -> dict[str, Output]:
         """Normalise and select the backbone's output, run the heads, and format the features."""
         start = getattr(self.config.backbone, "feature_start", None)
         if start is not None and feature_fmt == "NCHW":
@@ -258,7 +258,7 @@ class RadioModel(nn.Module):
         if self.feature_normalizer is not None:
             backbone = backbone._replace(features=self.feature_normalizer(backbone.features))
         summary = self._selected(backbone.summary)
-        outputs = {"backbone": RadioOutput(summary, backbone.features)}
+        outputs = {"backbone": Output(summary, backbone.features)}
         outputs |= {name: self.adaptors[name](backbone) for name in adaptors}
         return {name: _formatted(output, feature_fmt) for name, output in outputs.items()}
 
@@ -363,7 +363,7 @@ def build_backbone(config: BackboneConfig) -> VisionTransformer | ERadio | TimmS
     return TimmStudent(config) if isinstance(config, TimmConfig) else VisionTransformer(config)
 
 
-def _formatted(output: RadioOutput, feature_fmt: FeatureFormat) -> RadioOutput:
+def _formatted(output: Output, feature_fmt: FeatureFormat) -> Output:
     """An output with features [B, C, h, w] in the format asked for."""
     if feature_fmt == "NCHW":
         return output

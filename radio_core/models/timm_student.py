@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.models.backbone import check_images
-from radio_core.models.outputs import BackboneOutput
+from radio_core.vision import Output, check_images
 
 # How timm's transformers are told to take images of any size, newest name first; a network that
 # knows neither is built as it is. Convolutional networks take any size anyway.
@@ -108,7 +107,7 @@ class TimmStudent(nn.Module):
         self.network = _create(config.name, pyramid.indices, config.image_size)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in pyramid.channels)
 
-    def forward(self, images: Tensor, window_size: int | None = None) -> BackboneOutput:
+    def forward(self, images: Tensor, window_size: int | None = None) -> Output:
         """Run on normalised images.
 
         Args:
@@ -136,7 +135,7 @@ class TimmStudent(nn.Module):
             scaled = norm(features).permute(0, 3, 1, 2)  # [B, C_i, h_i, w_i]
             maps.append(scaled if scaled.shape[-2:] == grid else F.interpolate(scaled, size=grid))
         joined = torch.cat(maps, dim=1)
-        return BackboneOutput(joined.flatten(2).mean(dim=2)[:, None], joined)
+        return Output(joined.flatten(2).mean(dim=2)[:, None], joined)
 
 
 def _channels_last(network: nn.Module, images: Tensor) -> list[Tensor]:

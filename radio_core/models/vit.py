@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from radio_core.models.backbone import check_images
 from radio_core.models.block import Block, FeedForward
-from radio_core.models.outputs import BackboneOutput
 from radio_core.models.position import PatchGenerator, Positions
 from radio_core.models.stem import ConvStem, PatchEmbed
 from radio_core.models.windows import WindowGrid, window_schedule
+from radio_core.vision import Output, check_images
 
 LAYER_NORM_EPS = 1e-6
 
@@ -199,7 +198,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS) if config.final_norm else nn.Identity()
         self.blocks.apply(_init_linear)
 
-    def forward(self, images: Tensor, window_size: int | None = None) -> BackboneOutput:
+    def forward(self, images: Tensor, window_size: int | None = None) -> Output:
         """Run on normalised images.
 
         Args:
@@ -276,7 +275,7 @@ class VisionTransformer(nn.Module):
         """[B, prefix + N, C] to the prefix tokens and the patches."""
         return tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
 
-    def as_output(self, tokens: Tensor, grid: tuple[int, int]) -> BackboneOutput:
+    def as_output(self, tokens: Tensor, grid: tuple[int, int]) -> Output:
         """The tokens after the last block as what `forward` returns.
 
         Args:
@@ -295,7 +294,7 @@ class VisionTransformer(nn.Module):
             output = output._replace(features=tokens[:, start:].transpose(1, 2).unsqueeze(2))
         return output
 
-    def layer_output(self, tokens: Tensor, grid: tuple[int, int]) -> BackboneOutput:
+    def layer_output(self, tokens: Tensor, grid: tuple[int, int]) -> Output:
         """The tokens after any block: all class tokens [B, S, C] and the patches [B, C, h, w].
 
         Args:
@@ -307,7 +306,7 @@ class VisionTransformer(nn.Module):
             summary = patches.mean(dim=1, keepdim=True)
         else:
             summary = prefix[:, : self.config.num_cls_tokens]
-        return BackboneOutput(summary, patches.transpose(1, 2).unflatten(2, grid))
+        return Output(summary, patches.transpose(1, 2).unflatten(2, grid))
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -25,7 +25,7 @@ class Licence:
     """A licence of weights.
 
     Attributes:
-        name: as `TeacherSpec.licence` has it.
+        name: as `ModelSpec.licence` has it.
         terms: "permissive", "non-commercial", "custom" (its own text decides) or "unknown".
         meaning: what it means for a student's weights, in one sentence.
     """

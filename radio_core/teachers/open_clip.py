@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from radio_core.extras import require
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec, UnknownTeacher
+from radio_core.teachers.base import Teacher, UnknownTeacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import cannot_fetch, misfit_of_torch
 from radio_core.teachers.timm_models import takes_any_size
 from radio_core.teachers.word_tokenizer import VOCABULARY_FILE, WordTokenizer
+from radio_core.vision import ModelSpec, Output
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -59,7 +60,7 @@ class OpenClipTeacher(Teacher):
         preprocess = visual.preprocess_cfg if hasattr(visual, "preprocess_cfg") else {}
         clip = require("open_clip", extra="clip")
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=size,
                 mean=tuple(preprocess.get("mean", clip.OPENAI_DATASET_MEAN)),
@@ -109,9 +110,9 @@ class OpenClipTeacher(Teacher):
         stated = stated_licence(folder) if model.startswith(_LOCAL) else None
         return cls(name, network, tokenizer, licence or licence_of(name, stated).name)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """Summary [B, D] in the space shared with texts, features [B, F, h, w]."""
-        return TeacherOutput(*_image_features(self.model, images))
+        return Output(*_image_features(self.model, images))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], normalize: bool = False) -> Tensor:

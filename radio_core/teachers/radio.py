@@ -5,8 +5,9 @@ from torch import Tensor
 
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import ViTConfig
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of
+from radio_core.vision import ModelSpec, Output
 from radio_core.zoo.load import load_model
 
 DEFAULT_SIZE = 224
@@ -41,7 +42,7 @@ class RadioTeacher(Teacher):
         sides = radio.preferred_resolution or (DEFAULT_SIZE, DEFAULT_SIZE)
         fixed = isinstance(backbone, ViTConfig) and backbone.positions == "fixed"
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=radio.nearest_supported_resolution(min(sides), min(sides)).height,
                 mean=config.mean,
@@ -71,7 +72,7 @@ class RadioTeacher(Teacher):
         model, _, adaptor = source.partition("#")
         return cls(name, load_model(model, dtype=torch.float32), adaptor)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """Summary [B, D] or None, features [B, F, h, w]."""
         output = self.radio.forward_all(images, self._wanted)[self._head]
-        return TeacherOutput(output.summary, output.features)
+        return Output(output.summary, output.features)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from radio_core.config_file import from_mapping
 from radio_core.extras import require
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec, UnknownTeacher
+from radio_core.teachers.base import Teacher, UnknownTeacher
 from radio_core.teachers.sam_build import SamConfig, build_sam
 from radio_core.teachers.sources import misfit_of_torch
+from radio_core.vision import ModelSpec, Output
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -86,7 +87,7 @@ class SamTeacher(Teacher):
         encoder = sam.image_encoder
         projection = encoder.patch_embed.proj
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=encoder.img_size,
                 mean=_unit(sam.pixel_mean),
@@ -101,7 +102,7 @@ class SamTeacher(Teacher):
         self.sam = sam
         self.freeze()
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """Run the encoder without its neck."""
         encoder = self.sam.image_encoder
         tokens = encoder.patch_embed(images)
@@ -109,7 +110,7 @@ class SamTeacher(Teacher):
             tokens = tokens + _resized(encoder.pos_embed, tokens.shape[1], tokens.shape[2])
         for block in encoder.blocks:
             tokens = block(tokens)
-        return TeacherOutput(None, tokens.permute(0, 3, 1, 2))
+        return Output(None, tokens.permute(0, 3, 1, 2))
 
 
 def _resized(positions: Tensor, rows: int, columns: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import model_folder
 from radio_core.teachers.transformers_files import load_network, model_class, read_config
@@ -16,6 +16,7 @@ from radio_core.teachers.transformers_models import (
     normalisation,
     processor_settings,
 )
+from radio_core.vision import ModelSpec, Output
 
 _CLASSES = {
     "sam2": "Sam2Model",
@@ -47,7 +48,7 @@ class Sam2Teacher(Teacher):
         stride, pool = trunk.patch_stride[0], trunk.query_stride[0]
         coarsest = stride * pool**trunk.num_query_pool_stages
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=trunk.image_size[0],
                 mean=mean,
@@ -87,7 +88,7 @@ class Sam2Teacher(Teacher):
         licence = licence_of(name, stated_licence(folder)).name
         return cls(name, network.vision_encoder if part else network, mean, std, licence)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """No summary, features [B, F, h, w]."""
         pyramid = self.encoder(pixel_values=images).fpn_hidden_states  # fine to coarse
-        return TeacherOutput(None, pyramid[-1])
+        return Output(None, pyramid[-1])

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import model_folder
 from radio_core.teachers.transformers_files import load_network, model_class, read_config
@@ -14,6 +14,7 @@ from radio_core.teachers.transformers_models import (
     normalisation,
     processor_settings,
 )
+from radio_core.vision import ModelSpec, Output
 
 _CLASSES = {
     "sam3": "Sam3Model",
@@ -41,7 +42,7 @@ class Sam3Teacher(Teacher):
     ) -> None:
         config = encoder.config.backbone_config
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=config.image_size,
                 mean=mean,
@@ -88,8 +89,8 @@ class Sam3Teacher(Teacher):
         licence = licence_of(name, stated_licence(folder)).name
         return cls(name, network.vision_encoder if part else network, mean, std, licence)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """No summary, features [B, F, h, w]."""
         tokens: Tensor = self.trunk(pixel_values=images).last_hidden_state  # [B, h * w, F]
         rows = images.shape[-2] // self.spec.patch_size
-        return TeacherOutput(None, tokens.transpose(1, 2).unflatten(2, (rows, -1)))
+        return Output(None, tokens.transpose(1, 2).unflatten(2, (rows, -1)))

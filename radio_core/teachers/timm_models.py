@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec, UnknownTeacher
+from radio_core.teachers.base import Teacher, UnknownTeacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import cannot_fetch, misfit_of_torch
+from radio_core.vision import ModelSpec, Output
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _timm: Any = timm  # parts of it are typed, others not
@@ -56,7 +57,7 @@ class TimmTeacher(Teacher):
                 f"which are not of {step} pixels"
             )
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name=name,
                 input_size=size,
                 mean=tuple(settings["mean"]),
@@ -116,9 +117,9 @@ class TimmTeacher(Teacher):
         stated = stated or network.pretrained_cfg.get("license")
         return cls(name, network, licence or licence_of(name, stated).name, input_size)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """Summary [B, D], features [B, F, h, w]."""
-        return TeacherOutput(*_read(self.network, images, self._norm))
+        return Output(*_read(self.network, images, self._norm))
 
 
 def local_folder(source: str) -> Path | None:

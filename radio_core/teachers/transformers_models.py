@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from radio_core.extras import require
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
-from radio_core.teachers.base import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import model_folder
 from radio_core.teachers.transformers_files import load_network, model_class, read_config
+from radio_core.vision import ModelSpec, Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -92,7 +93,7 @@ class TransformersTeacher(Teacher):
         family: how it is used.
     """
 
-    def __init__(self, spec: TeacherSpec, network: nn.Module, family: Family) -> None:
+    def __init__(self, spec: ModelSpec, network: nn.Module, family: Family) -> None:
         super().__init__(spec)
         self.network: Any = network
         self.family = family
@@ -128,7 +129,7 @@ class TransformersTeacher(Teacher):
         arguments: dict[str, Any] = {n: False for n in ("add_pooling_layer",) if n in parameters}
         network = load_network(name, kind, folder, **arguments).eval()
         size = _own_size(getattr(config, "vision_config", config), settings)
-        spec = TeacherSpec(
+        spec = ModelSpec(
             name=name,
             mean=mean,
             std=std,
@@ -137,9 +138,9 @@ class TransformersTeacher(Teacher):
         )
         return cls(spec, network, family)
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         """Summary [B, D], features [B, F, h, w]."""
-        return TeacherOutput(*_read(self.network, self.family, images, self.spec.patch_size))
+        return Output(*_read(self.network, self.family, images, self.spec.patch_size))
 
 
 def processor_settings(folder: Path) -> Mapping[str, Any]:

@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from radio_core.config_file import from_mapping
-from radio_core.models.backbone import nearest_resolution
 from radio_core.models.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -31,6 +30,7 @@ from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.vit import LAYER_NORM_EPS, ViTConfig
 from radio_core.models.weight_files import read_json
+from radio_core.vision import nearest_resolution
 from radio_core.zoo.hf_remote import ADAPTORS, SUMMARY_IDXS, read_tensors
 
 SIDECAR = "radio_toolkit"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from radio_core.models.backbone import Resolution
 from radio_core.models.checkpoint import WEIGHTS_FILE, read_config
 from radio_core.models.config import RadioConfig
 from radio_core.models.vit import ViTConfig
 from radio_core.models.windows import DEFAULT_NUM_GLOBAL
+from radio_core.vision import Resolution
 from radio_core.zoo.releases import (
     RELEASES,
     SHORT_NAMES,

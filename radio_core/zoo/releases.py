@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from radio_core.models.backbone import Resolution
+from radio_core.vision import Resolution
 
 NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
 OPEN_MODEL = "NVIDIA Open Model License"

@@ -11,7 +11,7 @@ import pytest
 
 import radio_core
 from radio_core import cli
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 
 Register = Callable[[str], None]
 
@@ -23,7 +23,7 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     def write(body: str) -> None:
         source = (
             '"""Do the example thing.\n\nMore about it.\n"""\n'
-            "from radio_core.commands import UsageError\n"
+            "from radio_core.cli import UsageError\n"
             f"def main(argv):\n    {body}\n"
         )
         (tmp_path / "example_command.py").write_text(source)

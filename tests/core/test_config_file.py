@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from radio_core.commands import UsageError, parse
+from radio_core.cli import UsageError, parse
 from radio_core.config_file import from_mapping, read_config, to_mapping, write_config
 
 

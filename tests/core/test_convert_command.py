@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from radio_core.commands.convert import main
+from radio_core.cli.convert import main
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo import convert as convert_module
 from radio_core.zoo.convert import convert

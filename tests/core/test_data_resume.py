@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from radio_core.commands.recipe_options import read_recipe
+from radio_core.cli.recipe_options import read_recipe
 from radio_core.data.images import ImageSource
 from radio_core.data.sources import open_source
 from radio_core.data.storage import Storage

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from radio_core.bench.timing import Timing
-from radio_core.commands import UsageError
-from radio_core.commands.bench_train_step import main
+from radio_core.cli import UsageError
+from radio_core.cli.bench_train_step import main
 from radio_core.config_file import write_config
 from radio_core.distill import benchmark
 from radio_core.distill.benchmark import (

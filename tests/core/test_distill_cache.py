@@ -18,9 +18,10 @@ from radio_core.distill.cache.codec import decode, downsample, encode
 from radio_core.distill.cache.shards import write_shard
 from radio_core.distill.views import Views, to_unit
 from radio_core.models.fingerprint import weights_fingerprint
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers import Teacher
+from radio_core.vision import ModelSpec, Output
 
-SPEC = TeacherSpec(
+SPEC = ModelSpec(
     name="conv",
     input_size=16,
     mean=(0.5, 0.5, 0.5),
@@ -35,7 +36,7 @@ SPEC = TeacherSpec(
 class ConvTeacher(Teacher):
     """One convolution; without a summary where its spec has none."""
 
-    def __init__(self, spec: TeacherSpec = SPEC, seed: int = 0, factor: float = 1.0) -> None:
+    def __init__(self, spec: ModelSpec = SPEC, seed: int = 0, factor: float = 1.0) -> None:
         super().__init__(spec)
         torch.manual_seed(seed)
         self.layer = torch.nn.Conv2d(3, spec.feature_dim, spec.patch_size, spec.patch_size)
@@ -43,10 +44,10 @@ class ConvTeacher(Teacher):
         self.factor = factor
         self.freeze()
 
-    def extract(self, images: torch.Tensor) -> TeacherOutput:
+    def extract(self, images: torch.Tensor) -> Output:
         features = self.layer(images) * self.factor
         summary = self.projection(features.mean(dim=(2, 3)))
-        return TeacherOutput(summary if self.spec.summary_dim else None, features)
+        return Output(summary if self.spec.summary_dim else None, features)
 
 
 def make(folder: Path, count: int = 50, seed: int = 0, **changes: object) -> TeacherCache:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from radio_core.commands import UsageError
-from radio_core.commands.cache_teachers import main as cache_teachers
+from radio_core.cli import UsageError
+from radio_core.cli.cache_teachers import main as cache_teachers
 from radio_core.config_file import write_config
 from radio_core.distill.config import StageConfig, TrainConfig
 from radio_core.distill.inputs import open_run

@@ -15,13 +15,13 @@ from radio_core.distill.student import student_config
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import apply_spectral
 from radio_core.models.vit import vit_config
-from radio_core.teachers import TeacherOutput, TeacherSpec
+from radio_core.vision import ModelSpec, Output
 
 Change = Callable[[TrainConfig], TrainConfig]
 
 
-def spec(name: str, summary: int | None, features: int) -> TeacherSpec:
-    return TeacherSpec(
+def spec(name: str, summary: int | None, features: int) -> ModelSpec:
+    return ModelSpec(
         name=name,
         input_size=32,
         mean=(0, 0, 0),
@@ -88,17 +88,17 @@ def test_a_teacher_with_nothing_to_learn_is_refused(config: TrainConfig) -> None
         student_config(replace(config, teachers={**config.teachers, "sam": sam}), SPECS)
 
 
-def targets(*names: str) -> dict[str, TeacherOutput]:
+def targets(*names: str) -> dict[str, Output]:
     torch.manual_seed(4)
     outputs = {}
     for name in names:
         wanted = SPECS[name]
         summary = None if wanted.summary_dim is None else torch.randn(2, wanted.summary_dim)
-        outputs[name] = TeacherOutput(summary, 3 + 5 * torch.randn(2, wanted.feature_dim, 5, 5))
+        outputs[name] = Output(summary, 3 + 5 * torch.randn(2, wanted.feature_dim, 5, 5))
     return outputs
 
 
-def fit(distiller: Distiller, goals: dict[str, TeacherOutput]) -> list[str]:
+def fit(distiller: Distiller, goals: dict[str, Output]) -> list[str]:
     statistics = OutputStatistics(distiller.config, SPECS)
     statistics.update(goals, (0, 1))
     known = {k: v for k, v in statistics.by_output.items() if k.partition("/")[0] in goals}

@@ -8,19 +8,19 @@ import pytest
 import yaml
 from rich.console import Console
 
-from radio_core.commands.recipe_options import read_recipe
+from radio_core.cli.recipe_options import read_recipe
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.model_card import model_card
 from radio_core.distill.recipes import get_recipe
 from radio_core.distill.student import student_config
 from radio_core.distill.trainer import train
-from radio_core.teachers import TeacherSpec
 from radio_core.teachers.licences import UNKNOWN, licence_of
+from radio_core.vision import ModelSpec
 
 
 def card(config: TrainConfig, licences: dict[str, str] | None = None, step: int = 10) -> str:
     specs = {
-        name: TeacherSpec(
+        name: ModelSpec(
             name=teacher.source,
             input_size=32,
             mean=(0, 0, 0),

@@ -15,7 +15,8 @@ from radio_core.distill.mosaic import cut, run_teacher, tile
 from radio_core.distill.trainer import train
 from radio_core.distill.views import to_unit
 from radio_core.models.radio import RadioModel
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers import Teacher
+from radio_core.vision import ModelSpec, Output
 
 MakeRun = Callable[..., TrainConfig]
 QUIET = Console(quiet=True)
@@ -27,14 +28,14 @@ class PatchTeacher(Teacher):
     def __init__(self, **changes: Any) -> None:
         values = {"name": "patches", "input_size": 48, "patch_size": 8, "flexible": True}
         values |= {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "licence": ""}
-        super().__init__(TeacherSpec(**{**values, "summary_dim": 5, "feature_dim": 5, **changes}))
+        super().__init__(ModelSpec(**{**values, "summary_dim": 5, "feature_dim": 5, **changes}))
         torch.manual_seed(0)
         self.layer = torch.nn.Conv2d(3, 5, 8, 8)
         self.freeze()
 
-    def extract(self, images: torch.Tensor) -> TeacherOutput:
+    def extract(self, images: torch.Tensor) -> Output:
         features = self.layer(images)
-        return TeacherOutput(features.mean(dim=(2, 3)), features)
+        return Output(features.mean(dim=(2, 3)), features)
 
 
 def pictures(count: int, height: int, width: int) -> torch.Tensor:

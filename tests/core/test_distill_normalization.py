@@ -20,7 +20,7 @@ from radio_core.distill.normalization import (
     sample_tokens,
 )
 from radio_core.models.vit import vit_config
-from radio_core.teachers import TeacherOutput, TeacherSpec
+from radio_core.vision import ModelSpec, Output
 
 
 def measured(features: torch.Tensor, covariance: bool = False) -> FeatureStatistics:
@@ -159,7 +159,7 @@ def test_sampled_tokens_follow_from_seed_and_view() -> None:
 
 
 SPECS = {
-    name: TeacherSpec(
+    name: ModelSpec(
         name=name,
         input_size=32,
         mean=(0, 0, 0),
@@ -205,14 +205,14 @@ def test_only_what_is_normalised_is_measured(config: TrainConfig) -> None:
     statistics = OutputStatistics(config, SPECS)
     assert set(statistics.by_output) == {"clip/features", "clip/summary", "sam/features"}
     outputs = {
-        "clip": TeacherOutput(torch.randn(3, 6), torch.randn(3, 8, 10, 10)),
-        "dino_v2": TeacherOutput(torch.randn(3, 4), torch.randn(3, 8, 4, 4)),
+        "clip": Output(torch.randn(3, 6), torch.randn(3, 8, 10, 10)),
+        "dino_v2": Output(torch.randn(3, 4), torch.randn(3, 8, 4, 4)),
     }
     statistics.update(outputs, (0, 1, 2))
     counts = {output: found.count for output, found in statistics.by_output.items()}
     # All of a map for variances, sampled tokens for a covariance; a teacher elsewhere adds nothing.
     assert counts == {"clip/features": 3 * 64, "clip/summary": 3, "sam/features": 0}
-    sam = TeacherOutput(None, torch.randn(3, 8, 10, 10))
+    sam = Output(None, torch.randn(3, 8, 10, 10))
     statistics.update({"sam": sam}, (0, 1, 2))
     assert statistics.by_output["sam/features"].count == 300
     statistics.all_reduce()  # without a process group it is this process's alone

@@ -25,7 +25,7 @@ from radio_core.distill.shapes import (
 )
 from radio_core.distill.views import Views, to_unit
 from radio_core.models.vit import vit_config
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 STUDENT = vit_config("tiny")
 STEPS = range(1, 2001)
@@ -40,10 +40,10 @@ def shape(of: GroupConfig, number: int, seed: int = 0, index: int = 0) -> StepSh
     return step_shape(of, number, seed, STUDENT, index)
 
 
-def spec(**changes: Any) -> TeacherSpec:
+def spec(**changes: Any) -> ModelSpec:
     values = {"name": "t", "input_size": 84, "patch_size": 14, "mean": (0, 0, 0), "std": (1, 1, 1)}
     values |= {"summary_dim": None, "feature_dim": 4, "licence": ""}
-    return TeacherSpec(**{**values, **changes})
+    return ModelSpec(**{**values, **changes})
 
 
 FIXED, FLEXIBLE = spec(), spec(flexible=True)
@@ -193,7 +193,7 @@ def test_the_tiles_of_a_mosaic_are_whole_patches_whatever_the_shape() -> None:
     ],
 )
 def test_a_size_that_a_teacher_does_not_take_is_refused(
-    changes: dict[str, Any], teacher: TeacherSpec, message: str
+    changes: dict[str, Any], teacher: ModelSpec, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_teachers(group(**changes), {"a": teacher})

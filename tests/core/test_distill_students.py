@@ -9,18 +9,18 @@ import torch
 import yaml
 from rich.console import Console
 
-from radio_core.commands import UsageError
-from radio_core.commands.recipe_options import read_recipe
+from radio_core.cli import UsageError
+from radio_core.cli.recipe_options import read_recipe
 from radio_core.config_file import read_config, to_mapping, write_config
 from radio_core.distill.config import GroupConfig, StageConfig, TrainConfig
 from radio_core.distill.student import fit_windows, student_config
 from radio_core.distill.trainer import train
 from radio_core.models import ERadio, ERadioConfig, RadioModel, TimmConfig, ViTConfig, vit_config
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 ERADIO = ERadioConfig(dim=8, in_dim=4, depths=(1, 1, 1, 1), full_features_head_dim=16)
 SPECS = {
-    name: TeacherSpec(
+    name: ModelSpec(
         name=name,
         input_size=32,
         mean=(0, 0, 0),

@@ -20,8 +20,9 @@ from radio_core.distill.distiller import Distiller
 from radio_core.distill.step import NonFiniteLossError, TrainStep, build_optimizer
 from radio_core.distill.trainer import train
 from radio_core.models.radio import RadioModel
-from radio_core.teachers import Teacher, TeacherOutput, load_teacher
+from radio_core.teachers import Teacher, load_teacher
 from radio_core.teachers.transformers_models import TransformersTeacher
+from radio_core.vision import Output
 
 MakeRun = Callable[..., TrainConfig]
 QUIET = Console(quiet=True)
@@ -125,10 +126,10 @@ def test_a_non_finite_loss_names_teacher_and_step_and_spares_the_checkpoint(
     config = tiny_run(checkpoint_every=4, normalization="none")
     extract, calls = TransformersTeacher.extract, []
 
-    def sick(self: Teacher, images: torch.Tensor) -> TeacherOutput:
+    def sick(self: Teacher, images: torch.Tensor) -> Output:
         calls.append(len(images))
         output = extract(self, images)
-        return output if len(calls) < 6 else TeacherOutput(output.summary, output.features / 0)
+        return output if len(calls) < 6 else Output(output.summary, output.features / 0)
 
     monkeypatch.setattr(TransformersTeacher, "extract", sick)
     with pytest.raises(NonFiniteLossError, match="teacher dino_v2 is not finite at step 6"):

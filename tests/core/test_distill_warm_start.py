@@ -16,7 +16,7 @@ from radio_core.distill.trainer import train
 from radio_core.distill.warm_start import warm_start
 from radio_core.models import RadioModel, TimmConfig, ViTConfig, vit_config
 from radio_core.models.checkpoint import read_weights
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 DIMS: dict[str, tuple[int | None, int]] = {"clip": (10, 6), "dino_v2": (12, 10), "sam": (None, 8)}
 STUDENT = vit_config("tiny", embed_dim=16, depth=2, grid_size=8)
@@ -27,7 +27,7 @@ def distiller(
 ) -> Distiller:
     """A run's student with random weights and fitted normalisation."""
     specs = {
-        name: TeacherSpec(
+        name: ModelSpec(
             name=name,
             input_size=32,
             mean=(0, 0, 0),

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from radio_core import load_model
-from radio_core.commands import UsageError
-from radio_core.commands.contact_sheet import Pair, contact_sheet, shown_features
-from radio_core.commands.feature_file import FeatureFile
-from radio_core.commands.features import main
+from radio_core.cli import UsageError
+from radio_core.cli.contact_sheet import Pair, contact_sheet, shown_features
+from radio_core.cli.feature_file import FeatureFile
+from radio_core.cli.features import main
 from radio_core.data.images import load_rgb
 from radio_core.data.transforms import to_tensor
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
@@ -170,8 +170,8 @@ def test_few_images_wait_when_all_sizes_differ(
         events.append(-1)
         return to_tensor(image)
 
-    monkeypatch.setattr("radio_core.commands.features.load_rgb", read)
-    monkeypatch.setattr("radio_core.commands.features.to_tensor", run)
+    monkeypatch.setattr("radio_core.cli.features.load_rgb", read)
+    monkeypatch.setattr("radio_core.cli.features.to_tensor", run)
     assert main([*paths, "--model", model, "--batch-size", "2", "--resolution", "32"]) == 0
     waiting = np.cumsum(events)
     assert waiting.max() == 8

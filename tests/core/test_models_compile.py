@@ -11,10 +11,10 @@ from radio_core.models import (
     HeadConfig,
     RadioConfig,
     RadioModel,
-    RadioOutput,
     ViTConfig,
     eradio_config,
 )
+from radio_core.vision import Output
 
 WIDTH = 32
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
@@ -65,11 +65,11 @@ def build(backbone: str, **changes: Any) -> RadioModel:
     return model
 
 
-def tensors(outputs: dict[str, RadioOutput]) -> list[Tensor]:
+def tensors(outputs: dict[str, Output]) -> list[Tensor]:
     return [t for output in outputs.values() for t in output if t is not None]
 
 
-def assert_same(found: dict[str, RadioOutput], wanted: dict[str, RadioOutput]) -> None:
+def assert_same(found: dict[str, Output], wanted: dict[str, Output]) -> None:
     assert found.keys() == wanted.keys()
     for one, other in zip(tensors(found), tensors(wanted), strict=True):
         # Fused sums round otherwise, in proportion to the largest terms.

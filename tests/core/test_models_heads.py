@@ -4,7 +4,7 @@ from torch import nn
 
 from radio_core.models.adaptors import Adaptor, AdaptorConfig
 from radio_core.models.heads import AttentionHead, HeadConfig, MLPHead, ReluHead, build_head
-from radio_core.models.outputs import BackboneOutput
+from radio_core.vision import Output
 
 
 def test_paper_head_is_two_linear_layers_with_norm_and_gelu_between() -> None:
@@ -23,7 +23,7 @@ def test_upsampling_orders_channels_as_rows_columns_width() -> None:
     )
     tokens = torch.rand(1, 2 * 3, 16)
     features = tokens.transpose(1, 2).unflatten(2, (2, 3))
-    output = adaptor(BackboneOutput(tokens[:, :1], features)).features
+    output = adaptor(Output(tokens[:, :1], features)).features
     raw = adaptor.feature_head(tokens).reshape(2, 3, 2, 2, 7)
     for i, j, u, v in [(0, 0, 0, 1), (1, 2, 1, 0), (0, 1, 1, 1)]:
         torch.testing.assert_close(output[0, :, 2 * i + u, 2 * j + v], raw[i, j, u, v])

@@ -12,16 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from radio_core.models import (
-    AdaptorConfig,
-    HeadConfig,
-    RadioConfig,
-    RadioModel,
-    RadioOutput,
-    vit_config,
-)
+from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.models.conditioner import CLIP_MEAN, InputConditioner
 from radio_core.models.spectral import apply_spectral
+from radio_core.vision import Output
 
 CLIP = AdaptorConfig(
     name="clip",
@@ -59,7 +53,7 @@ IMAGES = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 
 def test_without_adaptors_the_backbone_alone(model: RadioModel) -> None:
     output = model(IMAGES)
-    assert isinstance(output, RadioOutput)
+    assert isinstance(output, Output)
     assert output.summary.shape == (2, model.summary_dim) == (2, 32)
     assert output.features.shape == (2, 6, 16)
     nchw = model(IMAGES, feature_fmt="NCHW").features
@@ -77,7 +71,7 @@ def test_with_adaptors_a_dict_in_the_order_asked_for(model: RadioModel) -> None:
     again = model(IMAGES)
     assert list(again) == ["backbone", "dino_v2"]
     assert again["dino_v2"].features.shape == (2, 6, 4)
-    assert isinstance(model(IMAGES, adaptors=()), RadioOutput)
+    assert isinstance(model(IMAGES, adaptors=()), Output)
     assert list(model.forward_all(IMAGES)) == ["backbone"]
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from radio_core.teachers import TOY_TEACHERS, Teacher, TeacherOutput, TeacherSpec, load_teacher
+from radio_core.teachers import TOY_TEACHERS, Teacher, load_teacher
 from radio_core.teachers.base import UnknownTeacher
 from radio_core.teachers.registry import toy_teacher_folder
+from radio_core.vision import ModelSpec, Output
 
 NAMES = ("clip", "dino_v2", "sam")
 
@@ -21,7 +22,7 @@ class Echo(Teacher):
 
     def __init__(self) -> None:
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name="echo",
                 input_size=16,
                 mean=(0.5, 0.25, 0.0),
@@ -35,8 +36,8 @@ class Echo(Teacher):
         self.layer = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
         self.freeze()
 
-    def extract(self, images: torch.Tensor) -> TeacherOutput:
-        return TeacherOutput(None, images)
+    def extract(self, images: torch.Tensor) -> Output:
+        return Output(None, images)
 
 
 def test_images_are_resized_and_then_normalised_per_channel() -> None:
@@ -77,7 +78,7 @@ def test_outputs_have_the_shapes_of_the_spec(
     teacher = load_teacher(tiny_teachers[name])
     spec = teacher.spec
     output = teacher(torch.rand(2, 3, *size))
-    assert output.features.shape == (2, spec.feature_dim, spec.grid_size, spec.grid_size)
+    assert output.features.shape == (2, spec.feature_dim, spec.grid()[0], spec.grid()[0])
     assert output.features.dtype == torch.float32
     if spec.summary_dim is None:
         assert output.summary is None
@@ -87,7 +88,7 @@ def test_outputs_have_the_shapes_of_the_spec(
 
 def test_the_three_differ_in_everything(tiny_teachers: dict[str, str]) -> None:
     specs = [load_teacher(source).spec for source in tiny_teachers.values()]
-    assert [spec.grid_size for spec in specs] == [4, 5, 8]
+    assert [spec.grid()[0] for spec in specs] == [4, 5, 8]
     assert len({spec.mean for spec in specs}) == len({spec.std for spec in specs}) == 3
     assert [spec.summary_dim for spec in specs] == [12, 20, None]
 
@@ -144,7 +145,7 @@ def test_a_directory_of_another_kind_is_no_dinov2(tmp_path: Path) -> None:
 def test_an_input_that_no_patches_tile_is_refused() -> None:
     values: dict[str, Any] = {"mean": (0, 0, 0), "std": (1, 1, 1), "summary_dim": None}
     with pytest.raises(ValueError, match="input_size 30 is not a multiple of patch_size 7"):
-        TeacherSpec(name="x", input_size=30, patch_size=7, feature_dim=1, licence="", **values)
+        ModelSpec(name="x", input_size=30, patch_size=7, feature_dim=1, licence="", **values)
 
 
 def test_a_teacher_survives_copying_and_moving(tiny_teachers: dict[str, str]) -> None:

@@ -43,5 +43,5 @@ def test_a_model_without_registers_has_one_prefix_token(tmp_path: Path) -> None:
 
 def test_another_input_size_gives_a_finer_grid(dino_folder: Path) -> None:
     teacher = load_teacher(f"dinov2:{dino_folder}", input_size=49)
-    assert teacher.spec.grid_size == 7
+    assert teacher.spec.grid()[0] == 7
     assert teacher(torch.rand(1, 3, 35, 35)).features.shape == (1, 20, 7, 7)

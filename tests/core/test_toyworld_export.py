@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radio_core.commands import UsageError
-from radio_core.commands.toyworld import main
+from radio_core.cli import UsageError
+from radio_core.cli.toyworld import main
 from radio_core.data.folder import LabelledFolder
 from radio_core.data.toyworld import (
     CLASS_NAMES,

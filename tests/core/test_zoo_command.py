@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.commands import UsageError
-from radio_core.commands.models import main
+from radio_core.cli import UsageError
+from radio_core.cli.models import main
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo import registry
 from radio_core.zoo.releases import RELEASES, SHORT_NAMES

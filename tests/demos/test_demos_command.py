@@ -7,7 +7,7 @@ import pytest
 
 import radio_demos
 from radio_demos import command
-from radio_demos.command import DemoOptions
+from radio_demos.cli import DemoOptions
 
 
 def test_the_import_is_light_and_names_the_extra_where_gradio_is_missing() -> None:

@@ -11,7 +11,7 @@ import gradio
 from PIL import Image
 
 import radio_demos
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.zoo.load import load_model
 from radio_demos import command
 from radio_demos.app import TABS, build_app

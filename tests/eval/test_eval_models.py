@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
+from radio_core.teachers import Teacher
+from radio_core.vision import ModelSpec, Output
 from radio_eval.models import from_radio, from_teacher, load_eval_model, random_like
 
 
@@ -42,7 +43,7 @@ class Grey(Teacher):
 
     def __init__(self, summary: bool) -> None:
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name="grey",
                 input_size=16,
                 mean=(0, 0, 0),
@@ -56,9 +57,9 @@ class Grey(Teacher):
         self.with_summary = summary
         self.freeze()
 
-    def extract(self, images: Tensor) -> TeacherOutput:
+    def extract(self, images: Tensor) -> Output:
         features = torch.nn.functional.avg_pool2d(images, 8)
-        return TeacherOutput(features.amax(dim=(2, 3)) if self.with_summary else None, features)
+        return Output(features.amax(dim=(2, 3)) if self.with_summary else None, features)
 
 
 def test_radio_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.data.toyworld.export import export
-from radio_eval.commands.evaluate import main
-from radio_eval.commands.score import main as score
+from radio_eval.cli.evaluate import main
+from radio_eval.cli.score import main as score
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 
 from radio_core import cli
 from radio_core.data.toyworld.export import export
-from radio_eval.commands.bench_knn import simulated
-from radio_eval.commands.evaluate import main
+from radio_eval.cli.bench_knn import simulated
+from radio_eval.cli.evaluate import main
 from radio_eval.progress import silent
 
 

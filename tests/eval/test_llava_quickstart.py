@@ -9,7 +9,7 @@ pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("open_clip", reason="needs the extra 'clip'")
 pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 
-from radio_eval.commands.llava_quickstart import main
+from radio_eval.cli.llava_quickstart import main
 from radio_eval.llava_toy import ToyLlavaSizes, noise_images, prepare_toy_vqa
 from radio_eval.progress import silent
 

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
-from radio_core.teachers import Teacher, TeacherOutput, TeacherSpec
-from radio_eval.commands.evaluate import main
+from radio_core.teachers import Teacher
+from radio_core.vision import ModelSpec, Output
+from radio_eval.cli.evaluate import main
 from radio_eval.eval_model import EvalModel
 from radio_eval.mode_switch import (
     ModeSwitch,
@@ -32,7 +33,7 @@ class Pixels(Teacher):
 
     def __init__(self) -> None:
         super().__init__(
-            TeacherSpec(
+            ModelSpec(
                 name="pixels",
                 input_size=64,
                 mean=(0, 0, 0),
@@ -45,8 +46,8 @@ class Pixels(Teacher):
         )
         self.freeze()
 
-    def extract(self, images: Tensor) -> TeacherOutput:
-        return TeacherOutput(None, F.avg_pool2d(images, 8))
+    def extract(self, images: Tensor) -> Output:
+        return Output(None, F.avg_pool2d(images, 8))
 
 
 def student(features: Callable[[Tensor], Tensor]) -> EvalModel:

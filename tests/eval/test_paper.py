@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.trainer import TrainResult
 from radio_eval.paper.claims import Claim, Judgement, judge
@@ -147,7 +147,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     for module, extra in (("open_clip", "clip"), ("transformers", "hf"), ("jinja2", "eval")):
         pytest.importorskip(module, reason=f"needs the extra '{extra}'")
     pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
-    from radio_eval.commands import paper
+    from radio_eval.cli import paper
 
     def sliver(out: Path, **options: Any) -> TrainConfig:
         config = short_recipe(out, **options)
@@ -237,7 +237,7 @@ def test_an_interrupted_training_goes_on(
 
 
 def test_the_command_lists_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    from radio_eval.commands import paper
+    from radio_eval.cli import paper
 
     assert paper.main(["--help"]) == 0
     printed = capsys.readouterr().out

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.data.toyworld.export import export
-from radio_eval.commands.evaluate import main
+from radio_eval.cli.evaluate import main
 from radio_eval.data_sets import DATA_SETS
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 
 from radio_core.distill.config import StageConfig, TrainConfig
 from radio_core.distill.recipes import get_recipe
-from radio_eval.commands import quickstart
+from radio_eval.cli import quickstart
 
 SIZES = {
     "classification-train": 24,

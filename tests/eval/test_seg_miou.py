@@ -13,7 +13,7 @@ from PIL import Image
 
 from radio_core.cli import main as radio
 from radio_core.data.folder import FolderError
-from radio_eval.commands.score import main
+from radio_eval.cli.score import main
 from radio_eval.segmentation.files import read_label_map, score_label_maps
 
 Maps = Mapping[str, Any]

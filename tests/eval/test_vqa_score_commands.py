@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from radio_core.commands import parse
+from radio_core.cli import parse
 from radio_core.data.toyworld.export import export
-from radio_eval.commands.score import main
-from radio_eval.commands.score_vqa import VQA_SCORES
+from radio_eval.cli.score import main
+from radio_eval.cli.score_vqa import VQA_SCORES
 
 Json = dict[str, Any]
 SPLITS = ("random", "popular", "adversarial")

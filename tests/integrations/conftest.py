@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from radio_core.data.toyworld import render_scene
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.models.eradio import eradio_config
-from radio_core.models.outputs import RadioOutput
+from radio_core.vision import Output
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -47,12 +47,12 @@ class OracleRadio(nn.Module):
 
     def forward_all(
         self, images: Tensor, adaptors: Sequence[str], **options: Any
-    ) -> dict[str, RadioOutput]:
+    ) -> dict[str, Output]:
         self.seen.append(images)
         pixels = images * 255
         padding = (pixels - self.mean).abs().amax(dim=1, keepdim=True) < 1e-3
         normalised = ((pixels.round() - self.mean) / self.std).masked_fill(padding, 0)
-        return {"sam": RadioOutput(None, self.encoder(normalised))}
+        return {"sam": Output(None, self.encoder(normalised))}
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
-from radio_eval.commands import evaluate
+from radio_eval.cli import evaluate
 from radio_llava import train
 from radio_llava.answering import (
     Answerer,
@@ -22,7 +22,7 @@ from radio_llava.answering import (
     weights_fingerprint,
 )
 from radio_llava.answering_original import conversation_of
-from radio_llava.commands import chat
+from radio_llava.cli import chat
 from radio_llava.images import token_count
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ from PIL import Image
 
 from radio_core.data.images import UnreadableImage
 from radio_llava.answering import Query
-from radio_llava.commands import chat
-from radio_llava.commands.chat import Chat
+from radio_llava.cli import chat
+from radio_llava.cli.chat import Chat
 
 
 class Parrot:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from radio_core.commands import UsageError
-from radio_llava.commands.llava import main
+from radio_core.cli import UsageError
+from radio_llava.cli.llava import main
 
 
 @pytest.fixture

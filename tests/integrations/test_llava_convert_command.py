@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.commands import UsageError
-from radio_llava.commands import convert, merge
+from radio_core.cli import UsageError
+from radio_llava.cli import convert, merge
 
 
 @pytest.mark.parametrize("command", [convert.main, merge.main])

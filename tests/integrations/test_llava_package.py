@@ -22,7 +22,7 @@ import radio_llava
 assert "torch" not in sys.modules
 for name in radio_llava.__all__:
     getattr(radio_llava, name)
-import radio_llava.commands.llava, radio_llava.data, radio_llava.train
+import radio_llava.cli.llava, radio_llava.data, radio_llava.train
 try:
     radio_llava.register()
 except ImportError as error:

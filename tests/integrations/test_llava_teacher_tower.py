@@ -132,7 +132,7 @@ def test_a_llava_is_trained_loaded_again_and_asked(
     assert recorded[RECORDED_TEACHER]["image_size"] == spec.input_size
 
     answerer = load_answerer(out)
-    assert answerer.image_tokens(30, 200) == spec.grid_size**2
+    assert answerer.image_tokens(30, 200) == spec.grid()[0] ** 2
     photo, other = Image.new("RGB", (50, 80), "red"), Image.new("RGB", (90, 20), "blue")
     query = Query(text="What colour is it?", images=(photo,))
     queries = [query, Query(text="And this?", images=(other,)), Query(text="Which day is it?")]

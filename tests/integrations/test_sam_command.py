@@ -16,10 +16,10 @@ from pycocotools import mask as coco_masks
 
 from radio_core import cli, extras
 from radio_core.data.toyworld import Scene, render_scene
-from radio_sam.commands.mask_files import FoundMask, encode_mask
-from radio_sam.commands.overlay import LARGEST, draw_overlay, object_colour
-from radio_sam.commands.prompt_options import ObjectPrompt, place_prompts, read_prompts
-from radio_sam.commands.sam import main
+from radio_sam.cli.mask_files import FoundMask, encode_mask
+from radio_sam.cli.overlay import LARGEST, draw_overlay, object_colour
+from radio_sam.cli.prompt_options import ObjectPrompt, place_prompts, read_prompts
+from radio_sam.cli.sam import main
 
 Mask = np.ndarray
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="needs the extra 'hf'")
 import transformers
 
 from radio_core.models import RadioModel
-from radio_core.models.outputs import RadioOutput
+from radio_core.vision import Output
 from radio_sam import swap_hf_image_encoder
 from radio_sam.hf import IMAGENET_MEAN, IMAGENET_STD
 
@@ -62,14 +62,14 @@ class HFOracle(nn.Module):
         self.adaptors = nn.ModuleDict({"sam": nn.Identity()})
         self.seen: list[Tensor] = []
 
-    def forward_all(self, images: Tensor, adaptors: Any, **options: Any) -> dict[str, RadioOutput]:
+    def forward_all(self, images: Tensor, adaptors: Any, **options: Any) -> dict[str, Output]:
         self.seen.append(images)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         encoder = self.encoder
         tokens = encoder.patch_embed((images - mean) / std) + encoder.pos_embed
         for layer in encoder.layers:
             tokens = layer(tokens)
-        return {"sam": RadioOutput(None, tokens.permute(0, 3, 1, 2))}
+        return {"sam": Output(None, tokens.permute(0, 3, 1, 2))}
 
 
 def inputs(processor: Any, image: NDArray[np.uint8]) -> Any:

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from radio_core.teachers import Teacher, TeacherOutput
+from radio_core.teachers import Teacher
+from radio_core.vision import Output
 from radio_eval.eval_model import CentreCrop, ImageFunction
 
 
@@ -36,8 +37,8 @@ def fitted(crop: CentreCrop, teacher: Teacher) -> CentreCrop:
     return crop.scaled(max(1, crop.size // step) * step)
 
 
-def _run(teacher: Teacher, images: Tensor, any_size: bool) -> TeacherOutput:
+def _run(teacher: Teacher, images: Tensor, any_size: bool) -> Output:
     height, width = images.shape[-2:]
     as_they_are = any_size and teacher.spec.flexible
-    output: TeacherOutput = teacher(images, (height, width) if as_they_are else None)
+    output: Output = teacher(images, (height, width) if as_they_are else None)
     return output

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_eval.toyworld import ToySizes
 
 _LEAST_STEPS = 10

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.data.images import printable
 from radio_eval.report.html import environment
 from radio_eval.report.results import installed_versions

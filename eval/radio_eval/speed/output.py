@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from radio_core.bench.throughput import Throughput
-from radio_core.commands.bench_options import SPREAD, milliseconds
+from radio_core.cli.bench_options import SPREAD, milliseconds
 from radio_eval.report.markdown import escaped, pipe_table
 from radio_eval.report.scatter_plot import Point, Scatter, write_scatter
 from radio_eval.speed.paper_tables import PaperSpeed, SpeedTable

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

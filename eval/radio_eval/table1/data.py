@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from radio_eval.commands.classification import KnnOptions, ZeroShotOptions
-from radio_eval.commands.eval_options import EvalOptions
-from radio_eval.commands.linear_seg import LinearSegOptions
-from radio_eval.commands.sam_coco import SamCocoOptions
+from radio_eval.cli.classification import KnnOptions, ZeroShotOptions
+from radio_eval.cli.eval_options import EvalOptions
+from radio_eval.cli.linear_seg import LinearSegOptions
+from radio_eval.cli.sam_coco import SamCocoOptions
 from radio_eval.data import file_stamp
 from radio_eval.llava_toy import MAX_NEW_TOKENS as TOY_MAX_NEW_TOKENS
 from radio_eval.llava_toy import prepare_toy_vqa

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from radio_core.commands.device import read_device
+from radio_core.devices import choose_device
 from radio_core.teachers.registry import is_teacher
 from radio_eval.data import file_stamp
 from radio_eval.llava_toy import ToyLlavaSizes
@@ -75,7 +75,7 @@ class GivenLlavas:
 
         if self._loaded is None or self._loaded[0] != folder:
             self._loaded = None  # frees the memory before the next one needs it
-            self._loaded = folder, load_answerer(folder, device=read_device(self.device))
+            self._loaded = folder, load_answerer(folder, device=choose_device(self.device))
         return self._loaded[1]
 
 

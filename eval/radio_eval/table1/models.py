@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.models import RadioModel
 from radio_core.teachers.registry import is_teacher
 from radio_core.zoo.registry import BUNDLED

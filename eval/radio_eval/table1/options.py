@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radio_core.commands import UsageError
+from radio_core.cli import UsageError
 from radio_core.teachers import TOY_TEACHERS
 from radio_eval.llava_toy import ToyLlavaSizes
 from radio_eval.table1.throughput import ThroughputOptions

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.classification.blocks import ClassificationSet
-from radio_eval.commands.eval_options import EvalOptions
+from radio_eval.cli.eval_options import EvalOptions
 from radio_eval.contract import Evaluator
 from radio_eval.data import file_stamp
 from radio_eval.processes import Processes

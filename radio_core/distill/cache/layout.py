@@ -7,7 +7,7 @@ import torch
 
 from radio_core.distill.cache.codec import FLOATS, OFFSET, SCALE
 from radio_core.distill.config import CacheDtype
-from radio_core.teachers import TeacherSpec
+from radio_core.vision import ModelSpec
 
 IMAGES = "images"
 _SHARD_BYTES = 256 * 1000**2  # of which about so much is in memory while a shard is written
@@ -31,12 +31,12 @@ class CacheLayout:
 
     @classmethod
     def of(
-        cls, specs: Mapping[str, TeacherSpec], image_size: int, dtype: CacheDtype, downsample: int
+        cls, specs: Mapping[str, ModelSpec], image_size: int, dtype: CacheDtype, downsample: int
     ) -> "CacheLayout":
         """The layout for these teachers and for images of `image_size` pixels."""
         tensors: Tensors = {IMAGES: (torch.uint8, (3, image_size, image_size))}
         for name, spec in specs.items():
-            side = -(-spec.grid_size // downsample)
+            side = -(-spec.grid()[0] // downsample)
             stored = FLOATS.get(dtype, torch.int8)
             tensors[f"{name}.features"] = (stored, (spec.feature_dim, side, side))
             if dtype == "int8":

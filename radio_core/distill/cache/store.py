@@ -35,7 +35,8 @@ from radio_core.distill.cache.shards import (
 from radio_core.distill.config import CacheDtype
 from radio_core.distill.views import Views, ignore_interrupts, to_unit
 from radio_core.models.fingerprint import weights_fingerprint
-from radio_core.teachers import Teacher, TeacherOutput
+from radio_core.teachers import Teacher
+from radio_core.vision import Output
 
 CONFIRM_BYTES = 10 * 1000**3
 _MAX_CHUNK = 32  # views that the teachers see at once
@@ -179,7 +180,7 @@ class TeacherCache:
         views: Sequence[int],
         names: Sequence[str],
         device: torch.device | str = "cpu",
-    ) -> dict[str, TeacherOutput]:
+    ) -> dict[str, Output]:
         """Stored outputs of the named teachers in float32, decoded on `device`.
 
         Raises:
@@ -198,7 +199,7 @@ class TeacherCache:
             stored = {part: read(tensor) for part, tensor in {"": features, **parts}.items()}
             has_summary = f"{name}.summary" in layout
             summary = read(f"{name}.summary").float() if has_summary else None
-            outputs[name] = TeacherOutput(summary, decode(stored))
+            outputs[name] = Output(summary, decode(stored))
         return outputs
 
     def _shards(self) -> range:
@@ -248,7 +249,7 @@ class TeacherCache:
 
     def _chunks(self, views: range, workers: int) -> Iterator[tuple[Tensor, list[Skipped]]]:
         """Batches of crops [B, 3, size, size] uint8, and the files skipped for them."""
-        cells = [t.spec.feature_dim * t.spec.grid_size**2 for t in self.teachers.values()]
+        cells = [t.spec.feature_dim * t.spec.grid()[0] ** 2 for t in self.teachers.values()]
         chunk = max(1, min(_MAX_CHUNK, CHUNK_BYTES // (4 * max(cells))))
         starts = range(0, len(views), chunk)
         loader = DataLoader(
@@ -268,7 +269,7 @@ class TeacherCache:
             return images
         return (to_unit(images, self.image_size) * 255).round().byte()
 
-    def _stored(self, name: str, output: TeacherOutput, meter: ErrorMeter) -> dict[str, Tensor]:
+    def _stored(self, name: str, output: Output, meter: ErrorMeter) -> dict[str, Tensor]:
         """A teacher's output under the names of the layout."""
         stored = {
             f"{name}.features.{part}".rstrip("."): values

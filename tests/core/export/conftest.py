@@ -14,10 +14,10 @@ from radio_core.models import (
     HeadConfig,
     RadioConfig,
     RadioModel,
-    RadioOutput,
     eradio_config,
     vit_config,
 )
+from radio_core.vision import Output
 
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 32, "num_heads": 2, "grid_size": 8}
 ERADIO: dict[str, Any] = {
@@ -71,7 +71,7 @@ def _assert_close(found: Any, wanted: Any, tolerance: float = 1e-5) -> None:
     """Two results of a model with adaptors agree, relative to their largest values."""
     assert found.keys() == wanted.keys()
     for name in wanted:
-        one, other = RadioOutput(*found[name]), RadioOutput(*wanted[name])
+        one, other = Output(*found[name]), Output(*wanted[name])
         assert (one.summary is None) == (other.summary is None)
         for a, b in zip(one, other, strict=True):
             if a is not None and b is not None:

@@ -125,7 +125,7 @@ def test_bad_profiles_end_before_the_model_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tensorrt, "find_tensorrt", lambda: None)
-    monkeypatch.setattr("radio_core.commands.export_tensorrt.find_tensorrt", lambda: None)
+    monkeypatch.setattr("radio_core.cli.export_tensorrt.find_tensorrt", lambda: None)
     out = tmp_path / "m.engine"
     assert main(["export", "tensorrt", saved, str(out), *shapes]) == code
     assert message in capsys.readouterr().err

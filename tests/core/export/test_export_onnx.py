@@ -14,7 +14,8 @@ from radio_core.export.onnx import export_onnx
 from radio_core.export.parity import ParityError, parity_shapes
 from radio_core.export.runtime import load_exported
 from radio_core.export.subject import Subject, model_subject
-from radio_core.models import RadioModel, RadioOutput
+from radio_core.models import RadioModel
+from radio_core.vision import Output
 
 Build = Callable[..., RadioModel]
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
@@ -68,7 +69,7 @@ def test_the_loaded_file_answers_like_the_model(
     with torch.no_grad():
         assert_close(exported(images, "NCHW"), model(images, "NCHW"))
         backbone = exported(images, adaptors=())
-        assert isinstance(backbone, RadioOutput)
+        assert isinstance(backbone, Output)
         assert backbone.features.shape == (2, 6, 32)
         assert list(exported.forward_all(images, ("sam",))) == ["backbone", "sam"]
     with pytest.raises(ValueError, match="nearest valid size is 32x8"):

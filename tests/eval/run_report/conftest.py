@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from radio_core.data.toyworld.export import export
-from radio_eval.commands import evaluate
+from radio_eval.cli import evaluate
 from radio_eval.report.run_report import RunReport
 from radio_eval.report.sections import Section
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from radio_core.commands import UsageError
-from radio_eval.commands import classification as classification_command
-from radio_eval.commands import evaluate
-from radio_eval.commands.classification import KnnOptions
+from radio_core.cli import UsageError
+from radio_eval.cli import classification as classification_command
+from radio_eval.cli import evaluate
+from radio_eval.cli.classification import KnnOptions
 from radio_eval.contract import run_evaluator
 from radio_eval.knn import KnnPredictions
 from radio_eval.report.classification import choose_rows, knn_sections

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.commands import UsageError
-from radio_eval.commands.evaluate import main
+from radio_core.cli import UsageError
+from radio_eval.cli.evaluate import main
 from radio_eval.table1.columns import choose_columns
 from radio_eval.table1.models import read_models
 

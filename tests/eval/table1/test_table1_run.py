@@ -13,7 +13,7 @@ pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 
-from radio_eval.commands.evaluate import main
+from radio_eval.cli.evaluate import main
 from radio_eval.contract import run_evaluator
 from radio_eval.models import load_eval_model
 from radio_eval.progress import silent

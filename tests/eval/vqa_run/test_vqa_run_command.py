@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from radio_core.commands import UsageError
-from radio_eval.commands import evaluate
-from radio_eval.commands import vqa as command
+from radio_core.cli import UsageError
+from radio_eval.cli import evaluate
+from radio_eval.cli import vqa as command
 from radio_eval.vqa.questions import read_vqa_questions
 from radio_eval.vqa.tasks import VqaData, find_vqa_data
 

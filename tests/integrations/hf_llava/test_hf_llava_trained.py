@@ -15,7 +15,7 @@ pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
 from radio_llava import registration, train
-from radio_llava.commands import convert, merge
+from radio_llava.cli import convert, merge
 from radio_llava.hf import convert_llava, load_llava
 from radio_llava.hf.chat_template import MARKED_IMAGE
 

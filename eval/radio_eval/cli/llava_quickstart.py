@@ -1,0 +1,93 @@
+"""Train toy LLaVAs with RADIO, with CLIP and blind, and ask them about scenes they never saw."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from radio_core.cli import parse
+from radio_eval.llava_toy import (
+    ToyLlavaSizes,
+    contestants,
+    prepare_toy_vqa,
+    run_contestant,
+)
+from radio_eval.progress import rich_progress
+from radio_eval.report.llava import write_llava_report
+from radio_eval.report.results import installed_versions
+from radio_llava.toy import ToyTraining
+
+COLUMNS = {"accuracy": "all", "binary": "yes or no, this or that", "open": "open"}
+"""Scores of the table, with their titles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaQuickstartOptions:
+    """Train the same small LLaVA with RADIO's toy student, with toy-clip, and with noise to see.
+
+    Writes OUT/results.json, OUT/report.html and the models. A run that was interrupted goes on
+    after the last stage that it finished when it is started again.
+    """
+
+    out: Path = Path("runs/llava-quickstart")
+    """Folder for everything that is written."""
+    resolution: int = 64
+    """Long edge in pixels of the images that RADIO gets."""
+    sizes: ToyLlavaSizes = field(default_factory=ToyLlavaSizes)
+    """How much of the toy world is seen."""
+    training: ToyTraining = field(default_factory=ToyTraining)
+    """Steps and rates, the same for all."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `radio llava quickstart`; returns the exit code."""
+    options = parse(LlavaQuickstartOptions, argv, prog="radio llava quickstart")
+    console = Console()
+    results: dict[str, dict[str, Any]] = {}
+    with rich_progress(console) as progress:
+        data = prepare_toy_vqa(options.out / "toyworld", options.sizes, progress)
+    for contestant in contestants(options.resolution):
+        console.print(f"[bold]{contestant.name}[/bold]: training, then questions ...")
+        folder = options.out / contestant.name
+        start = time.perf_counter()
+        with rich_progress(console) as progress:
+            result = run_contestant(contestant, folder, data, options.training, progress)
+        seconds = round(time.perf_counter() - start, 1)
+        results[contestant.name] = result | {"seconds": seconds}
+        console.print(f"{contestant.name}: {result['accuracy']:.1f} % in {seconds:.0f} s")
+    content = {
+        "command": "radio llava quickstart",
+        "results": results,
+        "options": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "threads": torch.get_num_threads(),
+        "versions": installed_versions(),
+    }
+    file, report = options.out / "results.json", options.out / "report.html"
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_llava_report(report, data, options.out, content)
+    console.print(_table(results))
+    for path in (file, report, *(options.out / name / "llava-toy" for name in results)):
+        console.print(f"wrote {path}", markup=False, highlight=False)
+    return 0
+
+
+def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row a model: right answers in percent, and how many tokens an image became."""
+    table = Table(title="Answers to held-out questions (GQA's score, percent)")
+    table.add_column("vision tower")
+    for title in (*COLUMNS.values(), "image tokens"):
+        table.add_column(title, justify="right")
+    best = max(result["accuracy"] for result in results.values())
+    for name, result in results.items():
+        scores = [f"{result[key]:.1f}" for key in COLUMNS]
+        tokens = result["image_tokens"]
+        cells = [name, *scores, "–" if tokens is None else f"{tokens:.0f}"]
+        table.add_row(*cells, style="bold" if result["accuracy"] == best else "")
+    return table
