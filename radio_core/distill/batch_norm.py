@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from radio_core.distill.distributed import Ranks
+from radio_core.processes import Processes
 
 
 class RunningStatistics:
@@ -19,7 +19,7 @@ class RunningStatistics:
         ranks: the processes that share a step.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, ranks: Processes) -> None:
         self._ranks = ranks
         layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._values = [value for layer in layers for value in _running(layer)]

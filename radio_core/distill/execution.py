@@ -10,9 +10,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.distributed import Ranks
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import VisionTransformer
+from radio_core.processes import Processes
 
 
 def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -22,7 +22,7 @@ def autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractCo
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def set_up_student(student: RadioModel, config: TrainConfig, ranks: Ranks) -> None:
+def set_up_student(student: RadioModel, config: TrainConfig, ranks: Processes) -> None:
     """Apply activation_checkpointing, compile and parallel of a config, in place.
 
     Raises:
@@ -47,7 +47,7 @@ def set_up_student(student: RadioModel, config: TrainConfig, ranks: Ranks) -> No
         shard_student(student, ranks)
 
 
-def shard_student(student: RadioModel, ranks: Ranks) -> None:
+def shard_student(student: RadioModel, ranks: Processes) -> None:
     """Shard the weights in place: each block of the backbone by itself, then the rest.
 
     Their gradients are then the mean over the processes, and every process must run the same

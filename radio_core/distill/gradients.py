@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from radio_core.distill.distributed import Ranks, whole
+from radio_core.distill.distributed import whole
+from radio_core.processes import Processes
 
 
 class Gradients:
@@ -24,7 +25,7 @@ class Gradients:
         ranks: the processes.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, ranks: Processes) -> None:
         self.ranks = ranks
         parameters = [p for p in model.parameters() if p.requires_grad]
         self._sharded = [p for p in parameters if isinstance(p, DTensor)]

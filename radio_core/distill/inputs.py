@@ -21,7 +21,6 @@ from radio_core.data.sources import data_identity, open_source
 from radio_core.data.storage import GIGABYTE, Storage, cache_folder
 from radio_core.distill.cache import CHUNK_BYTES, CONFIRM_BYTES, TeacherCache
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.distributed import Ranks
 from radio_core.distill.execution import autocast
 from radio_core.distill.normalization import FeatureStatistics, OutputStatistics
 from radio_core.distill.partition import Partition
@@ -29,6 +28,7 @@ from radio_core.distill.run_folder import CACHE_FOLDER
 from radio_core.distill.shapes import check_teachers, largest_view
 from radio_core.distill.teacher_bench import TeacherBench
 from radio_core.distill.views import Views, to_unit
+from radio_core.processes import Processes
 from radio_core.teachers import Teacher, load_teacher
 from radio_core.vision import ModelSpec
 
@@ -56,7 +56,7 @@ def open_run(
     config: TrainConfig,
     console: Console,
     confirmed: bool = False,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
 ) -> Inputs:
     """Open data and teachers of a run; its cache is not filled yet.
 
@@ -71,7 +71,7 @@ def open_run(
         torch.set_num_threads(config.threads)
     views = Views(open_data(config, console), config.crop_scale, config.seed)
     device = choose_device(config.device)
-    ranks = ranks or Ranks()
+    ranks = ranks or Processes()
     mine = Partition(config, ranks.rank, ranks.size).teachers()
     offload = config.offload_teachers and not config.cached_views
     resting = torch.device("cpu") if offload else device
@@ -182,13 +182,13 @@ def _parts(count: int, spec: ModelSpec, side: int) -> Iterator[slice]:
 
 
 def measure(
-    config: TrainConfig, run: Inputs, ranks: Ranks | None = None
+    config: TrainConfig, run: Inputs, ranks: Processes | None = None
 ) -> dict[str, FeatureStatistics]:
     """Statistics of the teacher outputs that are normalised, over the first views.
 
     The processes that run a teacher share the views; the sums are added up over all processes.
     """
-    ranks, cache = ranks or Ranks(), run.cache
+    ranks, cache = ranks or Processes(), run.cache
     statistics = OutputStatistics(config, run.specs)
     if not statistics.by_output:
         return {}

@@ -14,7 +14,7 @@ from radio_core.distill.batch_norm import RunningStatistics
 from radio_core.distill.cache import TeacherCache
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.distiller import Distiller, StepLosses
-from radio_core.distill.distributed import Ranks, whole
+from radio_core.distill.distributed import whole
 from radio_core.distill.ema import WeightAverage
 from radio_core.distill.execution import autocast, forget_heads, idle_pass, touch_heads
 from radio_core.distill.gradients import Gradients
@@ -25,6 +25,7 @@ from radio_core.distill.teacher_bench import TeacherBench
 from radio_core.distill.views import ViewBatch, to_unit
 from radio_core.models.sample_draws import part_of_batch
 from radio_core.models.spectral import iterate_spectral
+from radio_core.processes import Processes
 from radio_core.teachers import Teacher
 from radio_core.vision import Output
 
@@ -53,10 +54,10 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         teachers: Mapping[str, Teacher],
         cache: TeacherCache | None,
-        ranks: Ranks | None = None,
+        ranks: Processes | None = None,
     ) -> None:
         self.config, self.distiller, self.optimizer = config, distiller, optimizer
-        self.cache, self.ranks = cache, ranks or Ranks()
+        self.cache, self.ranks = cache, ranks or Processes()
         self.gradients = Gradients(distiller, self.ranks)
         self.statistics = RunningStatistics(distiller, self.ranks)
         self.average = None if config.ema is None else WeightAverage(distiller, config.ema)

@@ -25,7 +25,6 @@ from radio_core.distill.checkpoints import (
 )
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.distiller import Distiller
-from radio_core.distill.distributed import Ranks, join_ranks
 from radio_core.distill.execution import set_up_student
 from radio_core.distill.inputs import (
     Inputs,
@@ -44,6 +43,7 @@ from radio_core.distill.step import NonFiniteLossError, TrainStep, build_optimiz
 from radio_core.distill.views import ViewBatch, view_loader
 from radio_core.distill.warm_start import warm_start
 from radio_core.models.spectral import iterate_spectral
+from radio_core.processes import Processes, join_processes
 
 _AVERAGE_ROUNDS = 32  # of power iteration, for averaged weights: u and v are those of the last ones
 
@@ -75,20 +75,18 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         ValueError: the folder is in use, the data cannot be read, the config does not fit.
         NonFiniteLossError: a loss is not finite; the last checkpoint stays intact.
         DiskFullError: there is no space for a checkpoint; the last one stays intact.
-        RankFailure: a process has failed or gone; the last checkpoint stays intact.
+        ProcessFailure: a process has failed or gone; the last checkpoint stays intact.
     """
-    with join_ranks(config.device, config.rank_timeout) as ranks:
+    with join_processes(
+        config.device,
+        config.rank_timeout,
+        explained=(ValueError, NonFiniteLossError, DiskFullError),
+        advice=lambda: _advice(config),
+    ) as ranks:
         shown = ranks.first and (console is None or not console.quiet)
-        console = (console or Console(stderr=True)) if shown else Console(quiet=True)
-        try:
-            return _train(config, console, ranks)
-        except (ValueError, NonFiniteLossError, DiskFullError) as error:
-            ranks.tell(error)
-            raise
-        except (OSError, RuntimeError) as error:
-            if ranks.size == 1:
-                raise
-            ranks.blame(error, _advice(config))
+        return _train(
+            config, (console or Console(stderr=True)) if shown else Console(quiet=True), ranks
+        )
 
 
 def _advice(config: TrainConfig) -> str:
@@ -98,7 +96,7 @@ def _advice(config: TrainConfig) -> str:
     return f"The last good checkpoint is {found[-1].path}: continue with --resume"
 
 
-def _train(config: TrainConfig, console: Console, ranks: Ranks) -> TrainResult:
+def _train(config: TrainConfig, console: Console, ranks: Processes) -> TrainResult:
     folder = RunFolder(config)
     run = open_run(config, console, ranks=ranks)
     folder.check_data(run.views.source)
@@ -139,7 +137,7 @@ def _train(config: TrainConfig, console: Console, ranks: Ranks) -> TrainResult:
     return _Run(step, folder, run, console, ranks).go(checkpoint.step if checkpoint else 0)
 
 
-def _newest_checkpoint(folder: RunFolder, ranks: Ranks) -> Checkpoint | None:
+def _newest_checkpoint(folder: RunFolder, ranks: Processes) -> Checkpoint | None:
     found = find_checkpoints(folder.checkpoints)
     steps = ranks.gather(found[-1].step if found else 0)
     if len(set(steps)) > 1:
@@ -155,7 +153,7 @@ class _Run:
     """One process's part of a run."""
 
     def __init__(
-        self, step: TrainStep, folder: RunFolder, run: Inputs, console: Console, ranks: Ranks
+        self, step: TrainStep, folder: RunFolder, run: Inputs, console: Console, ranks: Processes
     ) -> None:
         self.config, self.step, self.ranks = step.config, step, ranks
         self.folder, self.run, self.console = folder, run, console
@@ -277,7 +275,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(ranks: Ranks) -> Iterator[_Stop]:
+def _stop_on_interrupt(ranks: Processes) -> Iterator[_Stop]:
     """Turn Ctrl-C and SIGTERM into a request to stop after the current step.
 
     A second Ctrl-C stops at once, unless there are other processes: launchers pass Ctrl-C on to

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from radio_core.distill.config import StageConfig, TrainConfig
-from radio_core.distill.distributed import Ranks
 from radio_core.distill.execution import set_up_student
 from radio_core.distill.step import TrainStep
 from radio_core.distill.teacher_bench import TeacherBench
@@ -19,6 +18,7 @@ from radio_core.distill.trainer import train
 from radio_core.models import ERadioConfig, RadioConfig, RadioModel
 from radio_core.models.block import Block
 from radio_core.models.spectral import SpectralWeight, apply_spectral, iterate_spectral
+from radio_core.processes import Processes
 from radio_core.teachers import Teacher
 
 MakeRun = Callable[..., TrainConfig]
@@ -167,7 +167,7 @@ def test_what_a_student_cannot_do_is_refused(tiny_run: MakeRun) -> None:
         train(replace(config, parallel="fsdp"), QUIET)
     student = RadioModel(RadioConfig(backbone=ERADIO))
     with pytest.raises(ValueError, match="works with our vision transformer only"):
-        set_up_student(student, replace(config, activation_checkpointing=True), Ranks())
+        set_up_student(student, replace(config, activation_checkpointing=True), Processes())
 
 
 def test_spectral_vectors_move_once_a_step_however_often_the_model_runs() -> None:

@@ -102,7 +102,7 @@ def test_a_silent_process_is_noticed_without_any_collective(
 ) -> None:
     config = both_groups(tiny_run(out=tmp_path / "run"))
     # The process stops for good but its connections stay open, as on a machine that has frozen.
-    setup = "from radio_core.distill import liveness\nliveness.SILENCE = 3\nliveness._GRACE = 1\n"
+    setup = "from radio_core import processes\nprocesses.SILENCE = 3\nprocesses.GRACE = 1\n"
     ranks = start(
         start_ranks,
         setup + DIES.replace("END", "os.kill(os.getpid(), signal.SIGSTOP)"),
