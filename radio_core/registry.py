@@ -83,9 +83,9 @@ class Registry(Generic[T]):
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
+            unknown = UnknownName.of(self.what, module, self.entries)
             raise UnknownName(
-                f"{self.what} {name!r}: Python finds no module {module!r}; is its folder on "
-                f"PYTHONPATH? Known names: {', '.join(self.entries)}"
+                f"{unknown}; and Python finds no module {module!r}: is its folder on PYTHONPATH?"
             ) from error
         for part in attribute.split("."):
             if not hasattr(found, part):

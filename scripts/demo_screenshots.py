@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 import radio_demos
-from radio_core.teachers.registry import TOY_TEACHERS
+from radio_core.teachers.load import TOY_TEACHERS
 from radio_core.zoo.load import load_model
 
 WIDTH, HEIGHT = 1280, 900

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from radio_core.teachers.registry import toy_teacher_folder
+from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import filled_box_miou
 from radio_eval.cli.evaluate import main as evaluate

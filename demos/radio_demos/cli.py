@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
     build_app, launch = radio_demos.build_app, radio_demos.launch
     from radio_core.devices import choose_device
-    from radio_core.teachers.registry import TOY_TEACHERS
+    from radio_core.teachers.load import TOY_TEACHERS
     from radio_demos.app import TABS
     from radio_demos.models import open_model
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from radio_core.models import RadioConfig, RadioModel, vit_config
 from radio_core.teachers import TEACHER_FORMS, TOY_TEACHERS, Teacher, load_teacher
+from radio_core.teachers.load import is_teacher
 from radio_core.teachers.open_clip import OpenClipTeacher
-from radio_core.teachers.registry import is_teacher
-from radio_core.teachers.sam import SamTeacher
+from radio_core.teachers.segment_anything import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
 from radio_core.zoo.releases import find_release

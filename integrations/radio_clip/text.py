@@ -105,7 +105,7 @@ def load_text_encoder(source: str, path: str | Path | None = None) -> TextEncode
         path: weights to take instead of a download.
 
     Raises:
-        UnknownTeacher, FileNotFoundError, ValueError, ImportError: as `load_text_tower`.
+        UnknownName, FileNotFoundError, ValueError, ImportError: as `load_text_tower`.
     """
     tower = load_text_tower(source, path)
     if isinstance(tower, OpenClipText):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radio_core.models.checkpoint import CONFIG_FILE
 from radio_core.models.weight_files import read_json
-from radio_core.teachers.registry import is_teacher
+from radio_core.teachers.load import is_teacher
 from radio_core.zoo.hf_native import is_native
 from radio_core.zoo.hf_remote import is_remote_code
 from radio_core.zoo.registry import BUNDLED

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from radio_core.models.radio import RadioModel
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_sam.swap import SAM_WIDTHS, ImageSize, check_radio, swap_image_encoder
 
 if TYPE_CHECKING:

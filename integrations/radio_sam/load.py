@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from radio_core.models.radio import RadioModel
-from radio_core.teachers.registry import toy_teacher_folder
-from radio_core.teachers.sam import CONFIG_FILE, load_sam
+from radio_core.teachers.load import toy_teacher_folder
+from radio_core.teachers.segment_anything import CONFIG_FILE, load_sam
 from radio_core.zoo.load import load_model
 from radio_sam.build import build_radio_sam, recognise_sam
 from radio_sam.swap import SAM_WIDTHS, ImageSize, swap_image_encoder

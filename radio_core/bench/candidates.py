@@ -25,7 +25,7 @@ from radio_core.models import RadioConfig, RadioModel, ViTConfig
 from radio_core.models.config import DTYPES
 from radio_core.models.eradio import ERadio
 from radio_core.teachers.base import Teacher
-from radio_core.teachers.registry import is_teacher, load_teacher
+from radio_core.teachers.load import is_teacher, load_teacher
 from radio_core.vision import nearest_resolution
 from radio_core.zoo.load import load_model
 

@@ -19,7 +19,7 @@ from radio_core.models import (
     eradio_config,
     vit_config,
 )
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 
 SAM_MODELS = {
     "sam-b": SamConfig(),

@@ -135,7 +135,7 @@ def _run(name: str, argv: list[str]) -> int:
     try:
         command = COMMANDS.load(name)
         (parameter,) = inspect.signature(command).parameters
-        kind = get_type_hints(command)[parameter]
+        kind = get_type_hints(command).get(parameter)
         given = (
             parse(cast(type[Any], kind), argv, prog=prog)
             if dataclasses.is_dataclass(kind)

@@ -30,7 +30,7 @@ from radio_core.data.folder import FolderError, ImageFiles, SkippedFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
 from radio_core.data.transforms import radio_resize, radio_resize_size, to_tensor
 from radio_core.teachers import load_teacher
-from radio_core.teachers.registry import is_teacher
+from radio_core.teachers.load import is_teacher
 from radio_core.zoo.load import load_model
 
 if TYPE_CHECKING:

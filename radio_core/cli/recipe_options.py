@@ -8,7 +8,7 @@ from radio_core.cli import UsageError, parse
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.recipes import RECIPES, RECIPES_OF_NETWORKS, get_recipe
 from radio_core.models import ERadioConfig, TimmConfig, ViTConfig
-from radio_core.teachers import UnknownTeacher
+from radio_core.registry import UnknownName
 
 
 def read_recipe(argv: Sequence[str], prog: str) -> TrainConfig:
@@ -63,5 +63,5 @@ def teachers_from_command_line() -> Iterator[None]:
     """An unknown teacher is then a mistake on the command line (exit code 2)."""
     try:
         yield
-    except UnknownTeacher as error:
+    except UnknownName as error:
         raise UsageError(str(error)) from error

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from radio_core.export.card import MODEL, AdaptorCard, ExportCard
+from radio_core.export.onnx_file import SIDE_SUFFIX
 from radio_core.export.subject import check_size, nearest_size
+from radio_core.export.tensorrt import CARD_SUFFIX
+from radio_core.models.fingerprint import files_fingerprint
 from radio_core.models.radio import FeatureFormat
 from radio_core.vision import Output, Resolution, check_images
 
@@ -87,7 +90,9 @@ def load_exported(
         FileNotFoundError: no such file.
         ImportError: the package that runs it is missing.
     """
-    return ExportedModel(open_engine(path, device, threads))
+    beside = (Path(f"{path}{end}") for end in ("", SIDE_SUFFIX, CARD_SUFFIX))
+    files = [file for file in beside if file.is_file()]
+    return ExportedModel(open_engine(path, device, threads), files)
 
 
 class ExportedModel:
@@ -95,13 +100,15 @@ class ExportedModel:
 
     Attributes:
         engine: what runs the file.
+        files: what it was read from.
         card: what the file says about itself.
         adaptors: name -> what is known of the adaptor.
         active_adaptors: those that a call returns when it is not told otherwise: all in the file.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, files: Sequence[Path] = ()) -> None:
         self.engine = engine
+        self.files = tuple(files)
         self.card = engine.card
         if self.card.purpose != MODEL:
             raise ValueError(
@@ -111,6 +118,10 @@ class ExportedModel:
         self.adaptors: dict[str, AdaptorCard] = {spec.name: spec for spec in self.card.adaptors}
         self.active_adaptors = tuple(self.adaptors)
         self._text_towers: dict[str, TextTower] = {}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the bytes of its files."""
+        return files_fingerprint(*self.files)
 
     @property
     def device(self) -> torch.device:

@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.models.fingerprint import weights_fingerprint
-from radio_core.registry import UnknownName
 from radio_core.vision import CentreCrop, ModelSpec, Output, check_images
-
-
-class UnknownTeacher(UnknownName):
-    """No teacher has the given name; the message lists the known ones."""
 
 
 class Teacher(nn.Module):
@@ -85,11 +80,20 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, size: tuple[int, int] | None = None) -> Output:
         """Summary and features of images, as `VisionModel.__call__` documents."""
-        check_images(images, step=1)
-        sides = self.spec.checked_size(size)
-        if tuple(images.shape[-2:]) != sides:
-            images = F.interpolate(
-                images, size=sides, mode="bilinear", align_corners=False, antialias=True
-            ).clamp(0, 1)
+        images = self.sized(images, size)
         summary, features = self.extract((images - self.mean) / self.std)
         return Output(None if summary is None else summary.float(), features.float())
+
+    def sized(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1], resized (bilinear, antialiased) to `size` in pixels.
+
+        Raises:
+            ValueError: as `VisionModel.__call__`.
+        """
+        check_images(images, step=1)
+        sides = self.spec.checked_size(size)
+        if tuple(images.shape[-2:]) == sides:
+            return images
+        return F.interpolate(
+            images, size=sides, mode="bilinear", align_corners=False, antialias=True
+        ).clamp(0, 1)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.extras import require
-from radio_core.teachers.base import UnknownTeacher
+from radio_core.registry import UnknownName
+from radio_core.teachers.load import toy_teacher_folder
 from radio_core.teachers.open_clip import Tokenizer, create_open_clip, split_model
-from radio_core.teachers.registry import toy_teacher_folder
 from radio_core.teachers.transformers_files import quiet
 
 SIGLIP2_REPOSITORIES = {
@@ -165,7 +165,7 @@ def load_text_tower(source: str, path: str | Path | None = None) -> TextTower:
             model and tokenizer.
 
     Raises:
-        UnknownTeacher: another form of source, or a name that open_clip does not know; the known
+        UnknownName: another form of source, or a name that open_clip does not know; the known
             ones are listed.
         FileNotFoundError: there is nothing at `path`.
         ValueError: what was found or downloaded is not such a model, or cannot be downloaded.
@@ -175,12 +175,12 @@ def load_text_tower(source: str, path: str | Path | None = None) -> TextTower:
         raise FileNotFoundError(f"no file or directory {path} (weights of text tower {source})")
     kind, _, rest = source.partition(":")
     if source != "toy-clip" and (kind not in ("open_clip", "siglip2") or not rest):
-        raise UnknownTeacher(f"unknown text tower {source!r}; known: {', '.join(_FORMS)}")
+        raise UnknownName(f"unknown text tower {source!r}; known: {', '.join(_FORMS)}")
     try:
         tower = _load_siglip2(path or rest) if kind == "siglip2" else _load_open_clip(rest, path)
         if not all(bool(parameter.isfinite().all()) for parameter in tower.parameters()):
             raise ValueError("its weights hold nan or infinity")
-    except (ImportError, UnknownTeacher):
+    except (ImportError, UnknownName):
         raise
     except Exception as error:  # the libraries raise nearly everything on broken files
         raise ValueError(_cannot_load(source, path, error)) from error

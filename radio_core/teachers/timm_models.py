@@ -1,6 +1,7 @@
 """Any model of timm as a teacher: by name, or from a folder as timm saves models for the hub."""
 
 import contextlib
+import json
 import pickle
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from radio_core.teachers.base import Teacher, UnknownTeacher
+from radio_core.registry import UnknownName
+from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import cannot_fetch, misfit_of_torch
-from radio_core.vision import ModelSpec, Output
+from radio_core.vision import CentreCrop, ModelSpec, Output
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _timm: Any = timm  # parts of it are typed, others not
@@ -67,59 +69,114 @@ class TimmTeacher(Teacher):
                 feature_dim=feature_dim,
                 licence=licence,
                 flexible=flexible,
+                square=not flexible,
             )
         )
         self.network = network
         self._norm = norm
         self.freeze()
 
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        source: str,
-        licence: str = "",
-        input_size: int | None = None,
-        class_token: bool = False,
-    ) -> "TimmTeacher":
-        """Load pretrained weights. Nothing in the files is executed.
-
-        Args:
-            name: name of the teacher.
-            source: "vit_base_patch16_224.augreg_in1k", a hub id ("timm/..." or any other with
-                "hf-hub:" in front), or a folder with config.json and model.safetensors.
-            licence: licence of the weights; by default what is known of the name, or what the
-                model's own configuration says.
-            input_size: side in pixels of its input, for models that have to be built for it.
-            class_token: take the class token for the summary where the model has one, whatever
-                its classifier would see.
+    @property
+    def crop(self) -> CentreCrop:
+        """timm's evaluation transform, at a size that the model takes, at most its own.
 
         Raises:
-            UnknownTeacher: timm has no such model; near names are listed.
-            ValueError: there are no such weights of it, or they do not fit its config.
-            DownloadError: the files cannot be downloaded; the message says where to put them.
-            FileNotFoundError: the folder has no model.
+            ValueError: it makes no squares, or crops in a way that is not known here.
         """
-        folder = local_folder(source)
-        if folder is not None and not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} has no config.json: not a model of timm")
-        wanted = f"{_HUB}{source}" if source.startswith("timm/") else source
-        try:
-            network = _create(wanted if folder is None else f"{_LOCAL}{folder}", input_size)
-        except ImportError:
-            raise
-        except Exception as error:  # timm and its downloads raise nearly everything
-            raise _cannot_load(name, wanted, folder, error) from error
-        network.reset_classifier(0)
-        if class_token and getattr(network, "cls_token", None) is not None:
-            network.reset_classifier(0, "token")
-        stated = None if folder is None else stated_licence(folder)
-        stated = stated or network.pretrained_cfg.get("license")
-        return cls(name, network, licence or licence_of(name, stated).name, input_size)
+        settings = _timm.data.resolve_model_data_config(self.network)
+        _, height, width = settings["input_size"]
+        mode = settings["crop_mode"]
+        if height != width or mode not in ("center", "squash"):
+            raise ValueError(
+                f"{self.spec.name} sees images of {height} x {width} pixels, cropped by {mode!r}; "
+                "known: squares, cropped by 'center' or 'squash'"
+            )
+        crop = CentreCrop(
+            size=width,
+            resize=int(width / settings["crop_pct"]),
+            squash=mode == "squash",
+            interpolation=settings["interpolation"],
+        )
+        return crop.scaled(max(1, width // self.spec.step) * self.spec.step)
 
     def extract(self, images: Tensor) -> Output:
         """Summary [B, D], features [B, F, h, w]."""
         return Output(*_read(self.network, images, self._norm))
+
+
+def load(
+    source: str,
+    rest: str,
+    input_size: int | None = None,
+    licence: str = "",
+    class_token: bool = False,
+) -> TimmTeacher:
+    """Load pretrained weights. Nothing in the files is executed.
+
+    Args:
+        source: name of the teacher.
+        rest: "vit_base_patch16_224.augreg_in1k", a hub id ("timm/..." or any other with "hf-hub:"
+            in front), or a folder with config.json and model.safetensors.
+        input_size: side in pixels of its input, for models that have to be built for it.
+        licence: of the weights; by default what is known of the name, or what the model's own
+            configuration says.
+        class_token: take the class token for the summary where the model has one, whatever its
+            classifier would see.
+
+    Raises:
+        UnknownName: timm has no such model; near names are listed.
+        ValueError: there are no such weights of it, or they do not fit its config.
+        DownloadError: the files cannot be downloaded; the message says where to put them.
+        FileNotFoundError: the folder has no model.
+    """
+    folder = local_folder(rest)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: not a model of timm")
+    wanted = f"{_HUB}{rest}" if rest.startswith("timm/") else rest
+    try:
+        network = _create(wanted if folder is None else f"{_LOCAL}{folder}", input_size)
+    except ImportError:
+        raise
+    except Exception as error:  # timm and its downloads raise nearly everything
+        raise _cannot_load(source, wanted, folder, error) from error
+    network.reset_classifier(0)
+    if class_token and getattr(network, "cls_token", None) is not None:
+        network.reset_classifier(0, "token")
+    stated = None if folder is None else stated_licence(folder)
+    stated = stated or network.pretrained_cfg.get("license")
+    return TimmTeacher(source, network, licence or licence_of(source, stated).name, input_size)
+
+
+def load_dino(source: str, rest: str, input_size: int | None = None) -> TimmTeacher:
+    """Load a DINO of the generation that is before the colon of its source.
+
+    Raises:
+        ValueError: as `load`; or it is of another kind.
+    """
+    generation = source.partition(":")[0]
+    teacher = load(source, rest, input_size, class_token=True)
+    about = teacher.network.pretrained_cfg
+    if not any(generation in str(about.get(key)) for key in ("architecture", "tag")):
+        raise ValueError(
+            f"{rest} is a {about.get('architecture')!r} of timm, which is no {generation}: load "
+            f"it as timm:{rest}"
+        )
+    return teacher
+
+
+def is_timm_format(rest: str) -> bool:
+    """Judge by its form whether a model is timm's: a name of timm, or a directory as timm writes.
+
+    A damaged config.json is left to transformers to complain about.
+    """
+    folder = local_folder(rest)
+    if folder is None:
+        return rest.startswith(("timm/", _HUB)) or "/" not in rest
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "architecture" in found and "model_type" not in found
 
 
 def local_folder(source: str) -> Path | None:
@@ -178,7 +235,7 @@ def _cannot_load(teacher: str, source: str, folder: Path | None, error: Exceptio
         return cannot_fetch(teacher, repository, files, "timm:FOLDER", error)
     near = get_close_matches(source, _timm.list_models(pretrained=True), n=3)
     hint = f"did you mean {', '.join(near)}? " if near else ""
-    return UnknownTeacher(
+    return UnknownName(
         f"timm cannot load {source!r}: {error}. {hint}`timm.list_models(pretrained=True)` lists "
         "the names"
     )

@@ -1,13 +1,15 @@
 """Vision models of transformers as teachers: DINOv2, DINOv3, CLIP, SigLIP, ViT and any other."""
 
+import hashlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from radio_core.extras import require
@@ -16,7 +18,7 @@ from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import model_folder
 from radio_core.teachers.transformers_files import load_network, model_class, read_config
-from radio_core.vision import ModelSpec, Output
+from radio_core.vision import CentreCrop, Interpolation, ModelSpec, Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -91,56 +93,140 @@ class TransformersTeacher(Teacher):
         spec: what is known of it.
         network: transformers' model.
         family: how it is used.
+        settings: what `processor_settings` says.
+        folder: the directory that it is from, which may have a tokenizer.
     """
 
-    def __init__(self, spec: ModelSpec, network: nn.Module, family: Family) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: nn.Module,
+        family: Family,
+        settings: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
         super().__init__(spec)
         self.network: Any = network
         self.family = family
+        self.settings = settings
+        self._folder = folder
+        self._tokenizer: Any = None
         self.freeze()
 
-    @classmethod
-    def load(
-        cls, name: str, source: str, licence: str = "", kinds: Sequence[str] = ()
-    ) -> "TransformersTeacher":
-        """Load a hub id ("facebook/dinov2-with-registers-giant") or a local directory.
-
-        Nothing in the files is executed.
-
-        Args:
-            name: name of the teacher.
-            source: hub id or directory.
-            licence: licence of the weights; by default what is known of the name, or what the
-                model card says.
-            kinds: the `model_type`s that are wanted; any if empty.
+    @property
+    def crop(self) -> CentreCrop:
+        """The resize and crop of its processor, at a size that it takes, at most its own.
 
         Raises:
-            ValueError: another kind of model, or weights that do not fit its config.
-            DownloadError: the files cannot be downloaded; the message says where to put them.
+            ValueError: the processor makes no squares.
         """
-        folder = model_folder(source)
-        config = read_config(name, folder)
-        family = _family(config, source, kinds)
-        settings = processor_settings(folder)
-        mean, std = normalisation(settings, family.mean, family.std, str(folder))
-        kind = _class(name, config, family)
-        # Poolers of such models were often never trained; class token and mean need none.
-        parameters = inspect.signature(kind).parameters
-        arguments: dict[str, Any] = {n: False for n in ("add_pooling_layer",) if n in parameters}
-        network = load_network(name, kind, folder, **arguments).eval()
-        size = _own_size(getattr(config, "vision_config", config), settings)
-        spec = ModelSpec(
-            name=name,
-            mean=mean,
-            std=std,
-            licence=licence or licence_of(name, stated_licence(folder)).name,
-            **_measured(name, network, family, size),
+        settings, own = self.settings, self.spec.input_size
+        size = settings.get("size") or {"height": own, "width": own}
+        shorter = size if isinstance(size, int) else size.get("shortest_edge")
+        sides = (shorter, shorter) if shorter else (size.get("height"), size.get("width"))
+        cut = settings.get("crop_size") if settings.get("do_center_crop") else None
+        target = (cut, cut) if isinstance(cut, int) else sides
+        if isinstance(cut, Mapping):
+            target = (cut.get("height"), cut.get("width"))
+        if not target[0] or not sides[0] or sides[0] != sides[1] or target[0] != target[1]:
+            raise ValueError(
+                f"the image processor of {self.spec.name} makes images of size {size}, cropped to "
+                f"{cut}; known: squares, or a shortest edge with a square crop"
+            )
+        resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
+        crop = CentreCrop(
+            size=int(target[0]),
+            resize=int(sides[0]),
+            squash=not shorter,
+            interpolation=cast(Interpolation, resample.name.lower()),
         )
-        return cls(spec, network, family)
+        return crop.scaled(max(1, crop.size // self.spec.step) * self.spec.step)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, buffers, structure and config."""
+        about = f"{super().fingerprint()}\n{self.network.config.to_json_string()}"
+        return hashlib.sha256(about.encode()).hexdigest()
 
     def extract(self, images: Tensor) -> Output:
         """Summary [B, D], features [B, F, h, w]."""
         return Output(*_read(self.network, self.family, images, self.spec.patch_size))
+
+    def image_text(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The summary, which is in the space of the texts: [B, D] float32."""
+        summary = self(images, size).summary
+        assert isinstance(summary, Tensor)
+        return summary
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """T texts -> [T, D] float32, not normalised; the tokenizer is read at the first call."""
+        config = self.network.config
+        if self._tokenizer is None:
+            transformers = require("transformers", extra="hf")
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(self._folder)
+        tokens = self._tokenizer(
+            list(texts),
+            padding="max_length" if config.model_type == "siglip" else True,
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        output = self.network.get_text_features(**tokens.to(self.device))
+        # A tensor until transformers 4, an output with the tensor in it from 5 on.
+        embeddings: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+        return embeddings.float()
+
+
+def load(
+    source: str,
+    rest: str,
+    input_size: int | None = None,
+    licence: str = "",
+    kinds: Sequence[str] = (),
+) -> TransformersTeacher:
+    """Load a hub id ("facebook/dinov2-with-registers-giant") or a local directory.
+
+    Nothing in the files is executed.
+
+    Args:
+        source: name of the teacher.
+        rest: hub id or directory.
+        input_size: not needed: the library interpolates positions by itself.
+        licence: of the weights; by default what is known of the name, or what the model card says.
+        kinds: the `model_type`s that are wanted; any if empty.
+
+    Raises:
+        ValueError: another kind of model, or weights that do not fit its config.
+        DownloadError: the files cannot be downloaded; the message says where to put them.
+    """
+    folder = model_folder(rest)
+    config = read_config(source, folder)
+    family = _family(config, rest, kinds)
+    settings = processor_settings(folder)
+    mean, std = normalisation(settings, family.mean, family.std, str(folder))
+    kind = _class(source, config, family)
+    # Poolers of such models were often never trained; class token and mean need none.
+    parameters = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {n: False for n in ("add_pooling_layer",) if n in parameters}
+    network = load_network(source, kind, folder, **arguments).eval()
+    size = _own_size(getattr(config, "vision_config", config), settings)
+    spec = ModelSpec(
+        name=source,
+        mean=mean,
+        std=std,
+        licence=licence or licence_of(source, stated_licence(folder)).name,
+        square=source.startswith("dinov") or not family.any_size,
+        text=family.text,
+        **_measured(source, network, family, size),
+    )
+    return TransformersTeacher(spec, network, family, settings, folder)
+
+
+def load_dino(source: str, rest: str, input_size: int | None = None) -> TransformersTeacher:
+    """Load a DINO of the generation that is before the colon of its source; errors as `load`."""
+    if source.startswith("dinov3"):
+        return load(source, rest, kinds=("dinov3_vit", "dinov3_convnext"))
+    return load(source, rest, kinds=("dinov2", "dinov2_with_registers"))
 
 
 def processor_settings(folder: Path) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from radio_core.data.toyworld import COLOURS, SHAPES, TEMPLATES, TEXTURES
-from radio_core.teachers.word_tokenizer import WordTokenizer
+from radio_core.teachers.open_clip import WordTokenizer
 from scripts.toy_teachers.common import Progress, adamw, sincos_grid
 from scripts.toy_teachers.scenes import Scenes, batches
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor
 
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 from scripts.toy_teachers.common import Progress, adamw
 from scripts.toy_teachers.scenes import Batch, Scenes, batches
 

@@ -122,7 +122,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from radio_core.teachers.word_tokenizer import WordTokenizer
+    from radio_core.teachers.open_clip import WordTokenizer
 
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = WordTokenizer(["a", "red", "blue", "star", "ring"], 8)
@@ -165,7 +165,7 @@ def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
 
     from radio_core.config_file import from_mapping
-    from radio_core.teachers.sam_build import SamConfig, build_sam
+    from radio_core.teachers.segment_anything import SamConfig, build_sam
 
     folder = tmp_path_factory.mktemp("sam")
     torch.manual_seed(3)

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 
 import radio_core
-from radio_core import cli
+from radio_core import cli, registry
 from radio_core.cli import UsageError
+from radio_core.registry import Registry
 
 Register = Callable[[str], None]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
+    """Make these the commands that are installed."""
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(cli, "COMMANDS", Registry("radio.commands", "command"))
 
 
 @pytest.fixture
@@ -22,15 +29,13 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
 
     def write(body: str) -> None:
         source = (
-            '"""Do the example thing.\n\nMore about it.\n"""\n'
             "from radio_core.cli import UsageError\n"
-            f"def main(argv):\n    {body}\n"
+            f'def main(argv):\n    """Do the example thing.\n\n    More.\n    """\n    {body}\n'
         )
         (tmp_path / "example_command.py").write_text(source)
 
-    entry = EntryPoint("example", "example_command:main", cli.GROUP)
+    install(monkeypatch, EntryPoint("example", "example_command:main", cli.COMMANDS.group))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
     monkeypatch.delenv("RADIO_DEBUG", raising=False)
     yield write
     sys.modules.pop("example_command", None)
@@ -60,8 +65,8 @@ def test_unknown_command_lists_the_known_and_the_nearest(
 ) -> None:
     assert cli.main(["exmaple"]) == 2
     error = capsys.readouterr().err
-    assert "Did you mean 'example'?" in error
-    assert "Known: example" in error
+    assert "did you mean 'example'" in error
+    assert "known: example" in error
 
 
 def test_arguments_and_exit_code_pass_through(
@@ -112,8 +117,10 @@ def test_a_defect_is_not_hidden(register: Register) -> None:
 def test_a_closed_pipe_is_no_traceback(register: Register, tmp_path: Path) -> None:
     register("print('x' * 100_000); print('y' * 100_000); return 0")
     code = (
-        "import sys; from importlib.metadata import EntryPoint; from radio_core import cli\n"
-        "sys.exit(cli.run_command(EntryPoint('e', 'example_command:main', 'g'), []))"
+        "import sys\nfrom importlib.metadata import EntryPoint\n"
+        "from radio_core import cli, registry\n"
+        "registry.entry_points = lambda group: [EntryPoint('e', 'example_command:main', 'g')]\n"
+        "sys.exit(cli.main(['e']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     reader = subprocess.Popen(
@@ -131,20 +138,60 @@ def test_a_closed_pipe_is_no_traceback(register: Register, tmp_path: Path) -> No
 def test_two_packages_with_the_same_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = [EntryPoint("train", f"{name}:main", cli.GROUP) for name in ("one", "other")]
-    monkeypatch.setattr(cli, "entry_points", lambda group: pair)
+    install(monkeypatch, *(EntryPoint("train", f"{name}:main", "g") for name in ("one", "other")))
     assert cli.main(["train"]) == 1
     assert "one:main and other:main" in capsys.readouterr().err
 
 
-def test_summary_of_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "undocumented_module.py").write_text("x = 1\n")
+def test_help_of_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "undocumented_module.py").write_text("def main(argv): return 0\n")
     (tmp_path / "misspelt_module.py").write_text('"""Line."""\nx = = 1\n')
     monkeypatch.syspath_prepend(tmp_path)
-    assert cli.summary("no_such_package.command") == "(not installed)"
-    assert cli.summary("json.no_such_module") == "(not installed)"
-    assert cli.summary("undocumented_module") == ""
-    assert cli.summary("misspelt_module") == ""
+    places = ("no_such_package.command", "json.no_such", "undocumented_module", "misspelt_module")
+    install(monkeypatch, *(EntryPoint(f"a.c{n}", f"{p}:main", "g") for n, p in enumerate(places)))
+    assert cli.main(["a", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split(maxsplit=1)[1:] for line in out.splitlines() if line.startswith("  c")] == [
+        ["(not installed)"],
+        ["(not installed)"],
+        [],
+        [],
+    ]
+
+
+def test_actions_below_a_command(
+    register: Register, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register("print(argv); return 0")
+    install(monkeypatch, EntryPoint("do.this", "example_command:main", "g"))
+    assert cli.main(["do", "this", "that"]) == 0
+    assert cli.main(["do"]) == 2
+    assert cli.main(["do", "tihs"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "['that']\n"
+    assert "radio do: unknown action 'tihs' (did you mean 'this'?); known: this" in captured.err
+
+
+def test_a_dataclass_becomes_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flagged_command.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Options:\n    size: int = 3\n"
+        "def run(options: Options) -> int:\n    print(options.size); return 0\n"
+    )
+    (tmp_path / "size.yaml").write_text("size: 5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    install(monkeypatch, EntryPoint("flagged", "flagged_command:run", "g"))
+    assert cli.main(["flagged", "--size", "4"]) == 0
+    assert cli.main(["flagged", "--config", str(tmp_path / "size.yaml")]) == 0
+    assert cli.main(["flagged", "--sise", "4"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "4\n5\n"
+    assert "did you mean --size?" in captured.err
 
 
 def test_lazy_names_say_what_is_unknown() -> None:

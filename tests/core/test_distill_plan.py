@@ -14,7 +14,7 @@ from radio_core.distill.plan_table import plan_lines
 from radio_core.distill.recipes import get_recipe
 from radio_core.distill.teacher_facts import TeacherFacts, teacher_facts
 from radio_core.teachers import load_teacher
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 
 MakeRun = Callable[..., TrainConfig]
 

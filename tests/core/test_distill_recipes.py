@@ -16,7 +16,7 @@ from radio_core.distill.trainer import train
 from radio_core.models import ERadioConfig, RadioModel, TimmConfig, ViTConfig
 from radio_core.models.radio import build_backbone
 from radio_core.teachers.licences import licence_of
-from radio_core.teachers.registry import is_teacher
+from radio_core.teachers.load import is_teacher
 
 TABLE_7 = [
     "tf_efficientnetv2_s",

@@ -13,7 +13,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from radio_core.teachers import UnknownTeacher, load_teacher
+from radio_core.registry import UnknownName
+from radio_core.teachers import load_teacher
 from radio_core.teachers.sources import misfit_of_torch
 from radio_core.teachers.transformers_models import TransformersTeacher
 from radio_core.zoo.hub import DownloadError
@@ -190,7 +191,7 @@ def test_without_network_the_error_names_the_files_and_where_they_go(
 @pytest.mark.parametrize("source", ["hf:./nowhere/model", "sam2:vit_h", "dinov2:a/b/c"])
 def test_what_is_neither_a_directory_nor_a_hub_id(source: str) -> None:
     pytest.importorskip("transformers", reason="needs the extra 'hf'")
-    with pytest.raises(UnknownTeacher, match="is no directory, and no hub id"):
+    with pytest.raises(UnknownName, match="is no directory, and no hub id"):
         load_teacher(source)
 
 

@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 
 from radio_core.data.toyworld import CLASS_NAMES, TEMPLATES
 from radio_core.teachers import load_teacher
-from radio_core.teachers.open_clip import OpenClipTeacher
-from radio_core.teachers.registry import toy_teacher_folder
-from radio_core.teachers.word_tokenizer import WordTokenizer
+from radio_core.teachers.load import toy_teacher_folder
+from radio_core.teachers.open_clip import OpenClipTeacher, WordTokenizer
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from radio_core.registry import UnknownName
 from radio_core.teachers import TOY_TEACHERS, Teacher, load_teacher
-from radio_core.teachers.base import UnknownTeacher
-from radio_core.teachers.registry import toy_teacher_folder
+from radio_core.teachers.load import toy_teacher_folder
 from radio_core.vision import ModelSpec, Output
 
 NAMES = ("clip", "dino_v2", "sam")
@@ -111,27 +111,23 @@ def test_bundled_teachers_load_and_their_weights_are_small(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("toy-cilp", r"did you mean toy-clip\?.*known: toy-clip, toy-dino, toy-sam, open_clip:"),
+        ("toy-cilp", r"did you mean 'toy-clip'.*known: toy-clip, toy-dino, toy-sam, open_clip:"),
         ("open_clip:", "known: toy-clip"),
         ("dinov2", "known: toy-clip"),
         ("", "known: toy-clip"),
     ],
 )
 def test_an_unknown_source_lists_the_known_ones(source: str, message: str) -> None:
-    with pytest.raises(UnknownTeacher, match=message):
+    with pytest.raises(UnknownName, match=message):
         load_teacher(source)
 
 
 def test_an_unknown_open_clip_model_lists_the_known_ones() -> None:
     pytest.importorskip("open_clip", reason="needs the extra 'clip'")
-    with pytest.raises(
-        UnknownTeacher, match=r"unknown open_clip model 'ViT-B-33'; known: .*ViT-B-32"
-    ):
+    with pytest.raises(UnknownName, match=r"unknown open_clip model 'ViT-B-33'; known: .*ViT-B-32"):
         load_teacher("open_clip:ViT-B-33/openai")
     for source in ("open_clip:ViT-B-32", "open_clip:ViT-B-32/opnai"):
-        with pytest.raises(
-            UnknownTeacher, match=r"has no weights .*; name one of openai, laion400m"
-        ):
+        with pytest.raises(UnknownName, match=r"has no weights .*; name one of openai, laion400m"):
             load_teacher(source)
 
 

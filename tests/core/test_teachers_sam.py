@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from radio_core.config_file import from_mapping
+from radio_core.registry import UnknownName
 from radio_core.teachers import load_teacher
-from radio_core.teachers.base import UnknownTeacher
-from radio_core.teachers.sam import SamTeacher, load_sam
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, SamTeacher, build_sam, load_sam
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_a_damaged_directory_names_the_file(sam_folder: Path, tmp_path: Path) ->
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
-    with pytest.raises(UnknownTeacher, match="unknown SAM 'vit_x'; known: vit_h, vit_l, vit_b, or"):
+    with pytest.raises(UnknownName, match="unknown SAM 'vit_x'; known: vit_h, vit_l, vit_b, or"):
         load_teacher("sam:vit_x")
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from radio_core.teachers import UnknownTeacher, load_teacher
+from radio_core.registry import UnknownName
+from radio_core.teachers import load_teacher
+from radio_core.teachers.load import toy_teacher_folder
 from radio_core.teachers.open_clip import OpenClipTeacher
-from radio_core.teachers.registry import toy_teacher_folder
 from radio_core.teachers.text import (
     SIGLIP2_TOKENS,
     OpenClipText,
@@ -257,11 +258,11 @@ def test_text_tower_of_a_teacher_entry(teacher: dict[str, Any], wanted: str | No
 
 def test_names_that_are_no_text_tower(tmp_path: Path, clip_folder: Path) -> None:
     for source in ("clip", "open_clip:", "siglip2", "dinov2:facebook/dinov2-base"):
-        with pytest.raises(UnknownTeacher, match="open_clip:MODEL/PRETRAINED, siglip2:HUB_ID"):
+        with pytest.raises(UnknownName, match="open_clip:MODEL/PRETRAINED, siglip2:HUB_ID"):
             load_text_tower(source)
-    with pytest.raises(UnknownTeacher, match="unknown open_clip model 'ViT-Z'; known: "):
+    with pytest.raises(UnknownName, match="unknown open_clip model 'ViT-Z'; known: "):
         load_text_tower("open_clip:ViT-Z/openai")
-    with pytest.raises(UnknownTeacher, match=r"no weights 'nix'; name one of .*openai"):
+    with pytest.raises(UnknownName, match=r"no weights 'nix'; name one of .*openai"):
         load_text_tower("open_clip:ViT-B-32/nix")
     with pytest.raises(FileNotFoundError, match=r"missing\.pt"):
         load_text_tower("open_clip:ViT-B-32/openai", tmp_path / "missing.pt")

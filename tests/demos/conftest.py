@@ -42,7 +42,7 @@ def server(llava: Path) -> Iterator[str]:
     pytest.importorskip("gradio", reason="needs the extra 'demo'")
     pytest.importorskip("open_clip", reason="needs the extra 'clip'")
     pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
-    from radio_core.teachers.registry import TOY_TEACHERS
+    from radio_core.teachers.load import TOY_TEACHERS
     from radio_demos import build_app, launch
 
     app = build_app(load_model("toy"), teachers=TOY_TEACHERS, llava=llava)

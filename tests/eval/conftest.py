@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from radio_core.data.toyworld.export import export
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 
 
 class CocoFiles:

@@ -252,7 +252,12 @@ def test_radio_as_it_is_named_as_a_teacher() -> None:
     assert clip.config.startswith("clip of ")
 
 
-@pytest.mark.parametrize("source", ["nix", "timn:vit_tiny", "./nowhere/model"])
+def test_an_unknown_kind_of_model_names_the_near_one() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'timm'.*no module 'timn'"):
+        load_eval_model("timn:vit_tiny")
+
+
+@pytest.mark.parametrize("source", ["nix", "./nowhere/model"])
 def test_unknown_models_list_the_forms(source: str) -> None:
     with pytest.raises(ValueError, match=r"unknown model .*open_clip:.*timm:NAME.*hf:.*release"):
         load_eval_model(source)

@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 
 from radio_core.data.toyworld.export import export
 from radio_core.models.fingerprint import weights_fingerprint
-from radio_core.teachers.registry import toy_teacher_folder
+from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import filled_box_miou
 from radio_eval.coco.ap import Detection

@@ -59,7 +59,7 @@ class OracleRadio(nn.Module):
 def make_sam() -> "Callable[..., Sam]":
     """Builds a random Sam of 128 pixels, patches of 8 and width 24; keywords replace its sizes."""
     pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
-    from radio_core.teachers.sam_build import SamConfig, build_sam
+    from radio_core.teachers.segment_anything import SamConfig, build_sam
 
     def make(**changes: Any) -> "Sam":
         sizes: dict[str, Any] = {"image_size": 128, "patch_size": 8, "embed_dim": WIDTH, "depth": 2}

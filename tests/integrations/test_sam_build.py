@@ -17,7 +17,7 @@ from segment_anything.modeling import Sam
 
 from radio_core.models import RadioModel
 from radio_core.models.vit import VisionTransformer
-from radio_core.teachers.sam_build import SamConfig, build_sam
+from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_sam import build_radio_sam, load_radio_sam
 from radio_sam.build import recognise_sam
 

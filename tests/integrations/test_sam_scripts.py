@@ -18,8 +18,8 @@ from segment_anything.utils.onnx import SamOnnxModel
 from radio_core import load_model
 from radio_core.data.toyworld import Scene, render_scene
 from radio_core.models import RadioModel
-from radio_core.teachers.registry import toy_teacher_folder
-from radio_core.teachers.sam import load_sam
+from radio_core.teachers.load import toy_teacher_folder
+from radio_core.teachers.segment_anything import load_sam
 from radio_sam import swap_image_encoder
 
 CHECKPOINT = str(toy_teacher_folder("toy-sam"))

@@ -5,7 +5,7 @@ from typing import Any, cast
 import timm
 import torch
 
-from radio_core.teachers.timm_models import TimmTeacher, local_folder
+from radio_core.teachers.timm_models import load, local_folder
 from radio_eval.backbones.teachers import features_of, fitted, summary_of
 from radio_eval.eval_model import CentreCrop, EvalModel, Interpolation
 
@@ -28,7 +28,7 @@ def load_timm(name: str, device: str | torch.device = "cpu") -> EvalModel:
         FileNotFoundError: the folder has no model.
         OSError: the weights cannot be downloaded; the message says where to put them.
     """
-    teacher = TimmTeacher.load(f"timm:{name}", name)
+    teacher = load(f"timm:{name}", name)
     crop = fitted(_crop(_timm.data.resolve_model_data_config(teacher.network), name), teacher)
     folder = local_folder(name)
     return EvalModel(

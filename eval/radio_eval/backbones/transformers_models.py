@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radio_core.extras import require
 from radio_core.teachers.sources import model_folder
-from radio_core.teachers.transformers_models import TransformersTeacher, processor_settings
+from radio_core.teachers.transformers_models import TransformersTeacher, load, processor_settings
 from radio_eval.backbones.teachers import features_of, fitted, summary_of
 from radio_eval.eval_model import CentreCrop, EvalModel, ImageText, Interpolation
 
@@ -27,7 +27,7 @@ def load_transformers(source: str, device: str | torch.device = "cpu") -> EvalMo
         OSError: no such folder or hub id.
         ImportError: transformers is missing; the message names the extra.
     """
-    teacher = TransformersTeacher.load(f"hf:{source}", source)
+    teacher = load(f"hf:{source}", source)
     settings, config = processor_settings(model_folder(source)), teacher.network.config
     crop = fitted(_crop(settings, teacher.spec.input_size, source), teacher)
     text = None

@@ -20,8 +20,9 @@ from radio_core.data.toyworld import ToyWorldImages
 from radio_core.data.toyworld.export import HELD_OUT_START
 from radio_core.devices import choose_device
 from radio_core.models import RadioModel
-from radio_core.teachers import UnknownTeacher, load_teacher
-from radio_core.teachers.registry import is_teacher
+from radio_core.registry import UnknownName
+from radio_core.teachers import load_teacher
+from radio_core.teachers.load import is_teacher
 from radio_eval.eval_model import EvalModel
 from radio_eval.mode_switch import TASK, ModeSwitch, default_resolutions, measure_mode_switch
 from radio_eval.models import load_eval_model
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     source = options.teacher or _known_teacher(model, options.adaptor)
     try:
         teacher = load_teacher(source).to(device)
-    except UnknownTeacher as error:
+    except UnknownName as error:
         raise UsageError(f"--teacher: {error}") from error
     images, indices = _chosen(options)
     resolutions = options.resolutions or default_resolutions(model)

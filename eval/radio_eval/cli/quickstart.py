@@ -16,7 +16,7 @@ from radio_core.distill.recipes import get_recipe
 from radio_core.distill.trainer import train
 from radio_core.models import RadioModel
 from radio_core.teachers import TOY_TEACHERS, load_teacher
-from radio_core.teachers.sam import SamTeacher
+from radio_core.teachers.segment_anything import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import (

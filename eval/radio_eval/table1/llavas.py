@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from radio_core.devices import choose_device
-from radio_core.teachers.registry import is_teacher
+from radio_core.teachers.load import is_teacher
 from radio_eval.data import file_stamp
 from radio_eval.llava_toy import ToyLlavaSizes
 from radio_eval.table1.cells import digest, slug

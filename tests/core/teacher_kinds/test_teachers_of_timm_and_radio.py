@@ -1,6 +1,5 @@
 """Teachers of timm, and RADIO itself."""
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -74,11 +73,9 @@ def radio_model(adaptor: str) -> Callable[[Path], Made]:
         )
         model = RadioModel(config).eval()
         model.save_pretrained(folder)
-        bare = copy.deepcopy(model)
-        bare.make_preprocessor_external()
 
         def expected(images: Tensor) -> tuple[Tensor | None, Tensor]:
-            output = bare.forward_all(images, (adaptor,) if adaptor else ())[adaptor or "backbone"]
+            output = model.forward_all(images, (adaptor,) if adaptor else ())[adaptor or "backbone"]
             return output.summary, output.features
 
         source = f"radio:{folder}#{adaptor}" if adaptor else f"radio:{folder}"
