@@ -156,7 +156,7 @@ def _read(
             skipped[str(index)] = "unreadable"
             continue
         crop = _central_square(image)
-        yield {size: apply_crop(image, crop, size) for size in sizes}
+        yield {size: apply_crop(image, crop, size).float() / 255 for size in sizes}
 
 
 def _central_square(image: Image.Image) -> Crop:

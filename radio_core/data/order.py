@@ -18,6 +18,7 @@ import numpy as np
 
 from radio_core.data.images import BlockSource, ImageSource
 from radio_core.data.mixture import Mixture
+from radio_core.streams import Stream
 
 WINDOW_BLOCKS = 16
 """Blocks that samples are drawn from at a time."""
@@ -46,7 +47,7 @@ class SampleOrder(Protocol):
 def order_of(source: ImageSource, seed: int) -> SampleOrder:
     """The order that suits a source."""
     if isinstance(source, Mixture):
-        seeds = [_seed(seed, 14, number) for number in range(len(source.sources))]
+        seeds = [Stream.MIXED_SOURCES.number(seed, number) for number in range(len(source.sources))]
         orders = [order_of(*pair) for pair in zip(source.sources, seeds, strict=True)]
         return MixtureOrder(orders, source.starts[:-1], source.shares, seed)
     if isinstance(source, BlockSource):
@@ -59,11 +60,12 @@ class EpochShuffle:
 
     Args:
         count: places in an epoch.
-        key: seeds the permutations, together with the epoch.
+        seed: of the permutations, together with the stream and the epoch.
+        stream: theirs.
     """
 
-    def __init__(self, count: int, *key: int) -> None:
-        self.count, self.key = count, key
+    def __init__(self, count: int, seed: int, stream: Stream) -> None:
+        self.count, self.seed, self.stream = count, seed, stream
         self._permutations: dict[int, np.ndarray] = {}
 
     def __call__(self, epoch: int, place: int) -> int:
@@ -71,7 +73,7 @@ class EpochShuffle:
         permutation = remember(
             self._permutations,
             epoch,
-            lambda: np.random.default_rng((*self.key, epoch)).permutation(self.count),
+            lambda: self.stream.rng(self.seed, epoch).permutation(self.count),
             keep=2,
         )
         return int(permutation[place])
@@ -85,8 +87,8 @@ class PlainOrder:
 
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
-        self._images = np.random.default_rng((seed, 6)).permutation(count)
-        self._shuffle = EpochShuffle(count, seed, 2)
+        self._images = Stream.IMAGES.rng(seed).permutation(count)
+        self._shuffle = EpochShuffle(count, seed, Stream.VIEWS)
 
     def view(self, position: int) -> int:
         """See `SampleOrder`."""
@@ -113,7 +115,7 @@ class HugeOrder:
         """See `SampleOrder`."""
         for position in range(view, view + self.count):
             epoch, place = divmod(position, self.count)
-            yield scrambled(place, self.count, self.seed, 13, epoch)
+            yield scrambled(place, self.count, self.seed, Stream.HUGE, epoch)
 
 
 class BlockOrder:
@@ -154,14 +156,14 @@ class BlockOrder:
         stage = int(np.searchsorted(ends, place, "right"))
         start = int(ends[stage - 1]) if stage else 0
         size = int(ends[stage]) - start
-        make = partial(self._permutation, size, 11, epoch, stage)
+        make = partial(self._permutation, size, Stream.STAGES, epoch, stage)
         place = int(remember(self._stages, (epoch, stage), make, keep=4)[place - start])
         for part in range(self.window):
             block = int(ring[stage - part])  # negative places count from the ring's end
             length = int(self.lengths[block])
             first, last = length * part // self.window, length * (part + 1) // self.window
             if place < last - first:
-                make = partial(self._permutation, length, 12, epoch, block)
+                make = partial(self._permutation, length, Stream.BLOCK_SAMPLES, epoch, block)
                 samples = remember(self._blocks, (epoch, block), make, keep=4 * self.window)
                 return int(self._starts[block]) + int(samples[first + place])
             place -= last - first
@@ -169,15 +171,15 @@ class BlockOrder:
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The ring of blocks, and where each stage of an epoch ends."""
-        ring = self._permutation(len(self.lengths), 10, epoch)
+        ring = self._permutation(len(self.lengths), Stream.BLOCKS, epoch)
         lengths, sizes = self.lengths[ring], np.zeros(len(ring), dtype=np.int64)
         for part in range(self.window):
             first, last = lengths * part // self.window, lengths * (part + 1) // self.window
             sizes += np.roll(last - first, part)
         return ring, np.cumsum(sizes)
 
-    def _permutation(self, count: int, *key: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, *key)).permutation(count)
+    def _permutation(self, count: int, stream: Stream, *where: int) -> np.ndarray:
+        return stream.rng(self.seed, *where).permutation(count)
 
 
 class MixtureOrder:
@@ -228,7 +230,7 @@ class MixtureOrder:
     def _deal(self, deal: int) -> tuple[np.ndarray, np.ndarray]:
         """For the positions of a deal: the source, and its earlier turns. int64 [4096] each."""
         sources, turns = np.zeros((2, _DEAL), dtype=np.int64)
-        rest, first = np.random.default_rng((self.seed, 15, deal)).permutation(_DEAL), deal * _DEAL
+        rest, first = Stream.DEALS.rng(self.seed, deal).permutation(_DEAL), deal * _DEAL
         for number, split in enumerate(self._splits):
             # Of n positions, floor(n * split) go to this source: whole-number arithmetic.
             before, fraction = divmod(first * split, _UNIT)
@@ -275,7 +277,3 @@ def remember(cache: dict[K, V], key: K, make: Callable[[], V], keep: int) -> V:
             del cache[next(iter(cache))]
         cache[key] = make()
     return cache[key]
-
-
-def _seed(*key: int) -> int:
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

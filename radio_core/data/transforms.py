@@ -26,8 +26,13 @@ class Crop(NamedTuple):
 
 def to_tensor(image: Image.Image) -> Tensor:
     """8-bit RGB image -> float32 [3, H, W] in [0, 1]."""
+    return to_pixels(image).float().div_(255)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """8-bit RGB image -> uint8 [3, H, W], contiguous."""
     array = np.array(image.convert("RGB"), dtype=np.uint8)  # [H, W, 3]
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div_(255)
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def sample_crop(
@@ -85,7 +90,7 @@ def apply_crop(image: Image.Image, crop: Crop, size: int | tuple[int, int]) -> T
         size: of the result in pixels: the side of a square, or (height, width).
 
     Returns:
-        float32 [3, height, width] in [0, 1].
+        uint8 [3, height, width].
 
     Raises:
         ValueError: if the box leaves the image, or `size` is not positive.
@@ -100,7 +105,7 @@ def apply_crop(image: Image.Image, crop: Crop, size: int | tuple[int, int]) -> T
             f"{crop} is not inside an image of {image.height} x {image.width} (height x width)"
         )
     box = (crop.left, crop.top, right, bottom)
-    return to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    return to_pixels(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def radio_resize_size(

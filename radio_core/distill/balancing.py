@@ -10,17 +10,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from radio_core.distill.group_config import Balancing
+from radio_core.streams import Stream
 
 MOMENTUM = 0.99
 """Of the moving averages of `AdaLoss` (the paper's)."""
 
 _LEAST_LOSS = 1e-6  # below it a term counts as learnt: its weight grows no further
-_DROPPING_STREAM = 8
 
 
 class Balanced(NamedTuple):
@@ -191,7 +190,7 @@ def kept_teachers(
     Returns:
         At least one, in the same order; where all would be left out, one drawn at random.
     """
-    rng = np.random.default_rng((seed, _DROPPING_STREAM, number, group))
+    rng = Stream.DROPPED_TEACHERS.rng(seed, number, group)
     draws = rng.random(len(teachers))
     kept = tuple(n for n, draw in zip(teachers, draws, strict=True) if draw >= probability)
     return kept or (teachers[int(rng.integers(len(teachers)))],)

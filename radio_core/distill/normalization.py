@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.group_config import Normalization
+from radio_core.streams import Stream
 from radio_core.vision import ModelSpec, Output
 
 TOKENS_PER_IMAGE = 64
@@ -16,8 +17,6 @@ TOKENS_PER_IMAGE = 64
 
 LEAST_SPREAD = 1e-6
 """Of a channel, relative to its mean: below it float32 holds a constant."""
-
-_TOKEN_STREAM = 9
 
 
 class FeatureStatistics:
@@ -246,9 +245,7 @@ def sample_tokens(features: Tensor, views: tuple[int, ...], seed: int) -> Tensor
     """
     tokens = features.flatten(2)  # [B, C, h*w]
     positions = tokens.shape[-1]
-    chosen = [
-        np.random.default_rng((seed, _TOKEN_STREAM, view)).permutation(positions) for view in views
-    ]
+    chosen = [Stream.TOKENS.rng(seed, view).permutation(positions) for view in views]
     index = torch.from_numpy(np.stack(chosen)[:, :TOKENS_PER_IMAGE]).to(features.device)
     return tokens.gather(2, index[:, None].expand(-1, tokens.shape[1], -1))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from radio_core.data.order import EpochShuffle, SampleOrder
 from radio_core.distill.config import GroupConfig, StageConfig, TrainConfig
+from radio_core.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Schedule:
     def __init__(self, config: TrainConfig, order: SampleOrder) -> None:
         self.config = config
         self.order = order
-        rng = np.random.default_rng((config.seed, 1))
+        rng = Stream.GROUPS.rng(config.seed)
         self._turns: list[tuple[tuple[int, GroupConfig], ...]] = []  # groups that step together
         chosen = []
         for stage in config.stages:
@@ -72,7 +73,7 @@ class Schedule:
         sizes = np.array([sum(group.batch_size for _, group in turn) for turn in self._turns])
         sizes = sizes[self._chosen]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._cached = EpochShuffle(config.cached_views, config.seed, 2)
+        self._cached = EpochShuffle(config.cached_views, config.seed, Stream.CACHED_VIEWS)
 
     def batches(self, number: int) -> tuple[Step, ...]:
         """The batches of a step, 1 … total_steps: one, or one of each group of its stage."""
@@ -120,5 +121,4 @@ class Schedule:
 
 def step_seed(seed: int, number: int, index: int = 0) -> int:
     """Seed of all torch randomness (position crops, dropout) of one group within one step."""
-    sequence = np.random.SeedSequence((seed, 3, number, index))
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return Stream.STEP.number(seed, number, index) >> 1

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from radio_core.distill.group_config import GroupConfig
+from radio_core.streams import Stream
 from radio_core.vision import ModelSpec
 
 Size = tuple[int, int]
@@ -66,7 +67,7 @@ def step_shape(
         student: the student's config.
         index: place of the group among those of its stage, for groups that share a step.
     """
-    rng = np.random.default_rng((seed, 7, number, index))
+    rng = Stream.SHAPE.rng(seed, number, index)
     several = len(group.resolutions) > 1
     resolution = int(rng.choice(group.resolutions)) if several else group.resolutions[0]
     shapes = shapes_of(resolution, group.max_aspect, student.resolution_step)
@@ -77,7 +78,9 @@ def step_shape(
         wanted = rng.uniform(-limit, limit)
         height, width = min(shapes, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))
     fitting = [w for w in group.window_sizes if _tiles(w, (height, width), student)]
-    return StepShape(height, width, _draw_window(group, (seed, 5, number, index), fitting))
+    return StepShape(
+        height, width, _draw_window(group, Stream.WINDOW.rng(seed, number, index), fitting)
+    )
 
 
 def shapes_of(resolution: int, max_aspect: float, step: int) -> list[Size]:
@@ -214,11 +217,10 @@ def check_teachers(group: GroupConfig, specs: Mapping[str, ModelSpec]) -> None:
             )
 
 
-def _draw_window(group: GroupConfig, entropy: tuple[int, ...], fitting: list[int]) -> int | None:
+def _draw_window(group: GroupConfig, rng: np.random.Generator, fitting: list[int]) -> int | None:
     """The attention window of a step in patches; None for global attention."""
     if not fitting:
         return None
-    rng = np.random.default_rng(entropy)
     if rng.random() >= group.window_probability:
         return None
     return int(rng.choice(fitting))

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +16,7 @@ from radio_core.data.mixture import read_image
 from radio_core.data.order import order_of
 from radio_core.data.transforms import apply_crop, sample_crop
 from radio_core.distill.schedule import Step
+from radio_core.streams import Stream
 
 Skipped = tuple[str, str]
 ViewSize = int | tuple[int, int]
@@ -82,10 +82,9 @@ class Views(Dataset[tuple[Tensor, list[Skipped]]]):
                 continue
             if isinstance(self.source, RemoteSource) and self.source.is_remote:
                 self.source.prefetch(next(self.order.indices(view + _AHEAD)))
-            rng = np.random.default_rng((self.seed, 4, view))
+            rng = Stream.CROP.rng(self.seed, view)
             crop = sample_crop(image.height, image.width, self.crop_scale, ratio, generator=rng)
-            pixels = apply_crop(image, crop, (height, width))
-            return (pixels * 255).round().clamp(0, 255).byte(), skipped
+            return apply_crop(image, crop, (height, width)), skipped
         name, reason = skipped[-1]
         raise ValueError(
             f"no image of the training data can be read any more; the last one: {name}: {reason}"
