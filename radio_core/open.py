@@ -48,6 +48,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 def known_source(source: str) -> bool:
     """Judge by its form alone whether `open_model` takes a source; nothing is opened."""
     name = source.removeprefix(RADIO).partition("#")[0]
+    if not name:
+        return False
     return (
         is_teacher(source)
         or (source.startswith(RANDOM) and source != RANDOM)

@@ -81,7 +81,6 @@ FAMILIES: dict[str, Family] = {
 """`model_type` of config.json -> how it is used. Others are tried as `_ANY` says."""
 
 _ANY = Family(model="AutoModel", summary="first", mean=None, std=None)
-_PROJECTED = "CLIPVisionModelWithProjection"
 
 
 class TransformersTeacher(Teacher):
@@ -201,10 +200,9 @@ def load(
     """
     folder = model_folder(rest)
     config = read_config(source, folder)
-    family = _family(config, rest, kinds)
+    family, kind = _family(source, config, rest, kinds)
     settings = processor_settings(folder)
     mean, std = normalisation(settings, family.mean, family.std, str(folder))
-    kind = _class(source, config, family)
     # Poolers of such models were often never trained; class token and mean need none.
     parameters = inspect.signature(kind).parameters
     arguments: dict[str, Any] = {n: False for n in ("add_pooling_layer",) if n in parameters}
@@ -240,8 +238,8 @@ def processor_settings(folder: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _family(config: Any, source: str, kinds: Sequence[str]) -> Family:
-    """How the model of a config is used.
+def _family(name: str, config: Any, source: str, kinds: Sequence[str]) -> tuple[Family, Any]:
+    """How the model of a config is used, and transformers' class of it.
 
     Raises:
         ValueError: another kind than those wanted, or no vision model.
@@ -250,7 +248,12 @@ def _family(config: Any, source: str, kinds: Sequence[str]) -> Family:
     if kinds and kind not in kinds:
         raise ValueError(f"{source} is a {kind!r} model; needed is one of {', '.join(kinds)}")
     if kind in FAMILIES:
-        return FAMILIES[kind]
+        family = FAMILIES[kind]
+        projected = "CLIPVisionModelWithProjection"
+        wanted = family.model
+        if wanted == "CLIPVisionModel" and projected in (config.architectures or ()):
+            wanted = projected
+        return family, model_class(name, wanted, kind)
     transformers = require("transformers", extra="hf")
     model = transformers.MODEL_MAPPING.get(type(config), None)
     if isinstance(model, tuple):
@@ -261,19 +264,7 @@ def _family(config: Any, source: str, kinds: Sequence[str]) -> Family:
             f"{source} is a {kind!r} model; known: {', '.join(FAMILIES)}, and others that take "
             f"images alone{hint}"
         )
-    return _ANY
-
-
-def _class(name: str, config: Any, family: Family) -> Any:
-    """The class of a config."""
-    if family is _ANY:
-        transformers = require("transformers", extra="hf")
-        found = transformers.MODEL_MAPPING[type(config)]
-        return found[0] if isinstance(found, tuple) else found
-    wanted = family.model
-    if wanted == "CLIPVisionModel" and _PROJECTED in (config.architectures or ()):
-        wanted = _PROJECTED
-    return model_class(name, wanted, config.model_type)
+    return _ANY, model
 
 
 def normalisation(
@@ -292,20 +283,18 @@ def normalisation(
     """
     if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    known = settings.get("image_mean") or mean, settings.get("image_std") or std
+    known: tuple[Any, Any] = settings.get("image_mean") or mean, settings.get("image_std") or std
     if None in known:
         raise ValueError(
             "the normalisation of the images is not known: put the model's "
             f"preprocessor_config.json (image_mean, image_std) into {where}"
         )
-    return _channels(known[0]), _channels(known[1])
-
-
-def _channels(values: Any) -> Channels:
-    """Three numbers, of three or of one for all channels."""
-    numbers = values if isinstance(values, Sequence) else (values,) * 3
-    red, green, blue = (float(number) for number in numbers)
-    return red, green, blue
+    channels = []
+    for values in known:
+        numbers = values if isinstance(values, Sequence) else (values,) * 3
+        red, green, blue = (float(number) for number in numbers)
+        channels.append((red, green, blue))
+    return channels[0], channels[1]
 
 
 def _own_size(config: Any, settings: Mapping[str, Any]) -> int:
@@ -338,7 +327,9 @@ def _measured(name: str, network: nn.Module, family: Family, size: int) -> dict[
         raise ValueError(
             f"teacher {name}: its model gives no summary and feature map of images alone: {error}"
         ) from error
-    flexible = flexible or not _has_positions(network)
+    names = [name for name, _ in network.named_parameters()]
+    # Convolutions have no weights that belong to places in the image.
+    flexible = flexible or not any("position" in name or "pos_" in name for name in names)
     return {
         "input_size": max(1, size // stride) * stride if flexible else size,
         "patch_size": stride,
@@ -353,11 +344,6 @@ def _options(network: nn.Module, family: Family) -> dict[str, bool]:
     tower: Any = network.vision_model if family.text else network
     names = inspect.signature(tower.forward).parameters
     return {name: True for name in ("interpolate_pos_encoding",) if name in names}
-
-
-def _has_positions(network: nn.Module) -> bool:
-    """Whether weights belong to places in the image; convolutions have none."""
-    return any("position" in name or "pos_" in name for name, _ in network.named_parameters())
 
 
 @torch.no_grad()
@@ -396,21 +382,12 @@ def _read(network: nn.Module, family: Family, images: Tensor, stride: int) -> tu
         features = hidden
     if tuple(features.shape[-2:]) != (rows, columns):
         raise ValueError(f"features of shape {list(hidden.shape)} are no map of the image")
-    return _summary(network, family, output, prefix, features), features
-
-
-def _summary(
-    network: nn.Module, family: Family, output: Any, prefix: int, features: Tensor
-) -> Tensor:
-    """The summary [B, D] as the family says."""
     if hasattr(output, "image_embeds"):
-        embeds: Tensor = output.image_embeds
-        return embeds
-    class_token: Tensor = output.last_hidden_state[:, 0]
-    if family.summary == "class token":
-        return class_token
+        return output.image_embeds, features
     pooled: Tensor | None = getattr(output, "pooler_output", None)
-    if pooled is not None:
+    if family.summary != "class token" and pooled is not None:
         projection: Any = getattr(network, "visual_projection", None)
-        return pooled.flatten(1) if projection is None else projection(pooled)
-    return class_token if prefix else features.mean(dim=(2, 3))
+        return pooled.flatten(1) if projection is None else projection(pooled), features
+    if family.summary == "class token" or prefix:
+        return hidden[:, 0], features
+    return features.mean(dim=(2, 3)), features
