@@ -45,9 +45,9 @@ from transformers import (
 from radio_core import load_model
 from radio_core.data.images import load_rgb
 from radio_llava.data import check_samples
+from radio_llava.features import TowerConfig
 from radio_llava.hf import RadioLlavaProcessor, build_llava, build_processor
-from radio_llava.hf.chat_template import LLAVA_V1
-from radio_llava.tower_config import TowerConfig
+from radio_llava.hf.processing import LLAVA_V1
 
 Sample = dict[str, Any]
 TINY = "tiny"

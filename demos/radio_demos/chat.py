@@ -11,8 +11,9 @@ from PIL import Image
 
 from radio_demos.handlers import BLOCKS, UNSEEN, Late, on_picture, runs
 from radio_demos.pictures import picture_input
-from radio_llava.answering import IMAGE, Answerer, Query, load_answerer
-from radio_llava.cli.chat import QUICKSTART_MODEL
+from radio_llava.answering import Answerer, Query, load_answerer
+from radio_llava.images import IMAGE
+from radio_llava.toy import QUICKSTART_MODEL
 
 if TYPE_CHECKING:
     import torch

@@ -8,17 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from radio_llava.features import TowerConfig
     from radio_llava.images import RadioImageProcessor, fit_long_edge, token_count
-    from radio_llava.registration import is_radio_tower, register
-    from radio_llava.tower import RadioVisionTower
-    from radio_llava.tower_config import TowerConfig
-    from radio_llava.truncation import TruncationWarning
+    from radio_llava.registration import TruncationWarning, register
+    from radio_llava.tower import VisionTower, is_radio_tower
 
 __all__ = [
     "RadioImageProcessor",
-    "RadioVisionTower",
     "TowerConfig",
     "TruncationWarning",
+    "VisionTower",
     "fit_long_edge",
     "is_radio_tower",
     "register",
@@ -27,11 +26,11 @@ __all__ = [
 
 _HOME = {
     "RadioImageProcessor": "radio_llava.images",
-    "RadioVisionTower": "radio_llava.tower",
-    "TowerConfig": "radio_llava.tower_config",
-    "TruncationWarning": "radio_llava.truncation",
+    "TowerConfig": "radio_llava.features",
+    "TruncationWarning": "radio_llava.registration",
+    "VisionTower": "radio_llava.tower",
     "fit_long_edge": "radio_llava.images",
-    "is_radio_tower": "radio_llava.registration",
+    "is_radio_tower": "radio_llava.tower",
     "register": "radio_llava.registration",
     "token_count": "radio_llava.images",
 }

@@ -170,7 +170,7 @@ def modern_flags(argv: Sequence[str], known: type[Any] | None = None) -> list[st
     assert known is not None
     fields = {field.name for field in dataclasses.fields(known)}
     result: list[str] = []
-    for name, values in _flags(argv):
+    for name, values in split_flags(argv):
         if name is None or name in fields:
             result += values
         elif _RENAMED_FLAGS.get(name) in fields:
@@ -184,12 +184,12 @@ def modern_flags(argv: Sequence[str], known: type[Any] | None = None) -> list[st
         else:
             result += values
     rank = os.environ.get("LOCAL_RANK")
-    if rank is not None and not any(name == "local_rank" for name, _ in _flags(argv)):
+    if rank is not None and not any(name == "local_rank" for name, _ in split_flags(argv)):
         result.append(f"--local_rank={rank}")
     return result
 
 
-def _flags(argv: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
+def split_flags(argv: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
     """Each flag's name with its arguments as they are written; None for what precedes them."""
     name, values = None, list[str]()
     for argument in argv:

@@ -13,11 +13,9 @@ from torch.utils.data import Dataset
 
 from radio_core.data.images import UnreadableImage, load_rgb
 from radio_llava.compat import require_llava
-from radio_llava.images import RadioImageProcessor
-from radio_llava.registration import IMAGE_TOKEN_INDEX
-from radio_llava.truncation import Truncation
+from radio_llava.images import IMAGE, RadioImageProcessor
+from radio_llava.registration import IMAGE_TOKEN_INDEX, Truncation
 
-IMAGE_TOKEN = "<image>"
 IGNORED = -100  # label of the tokens that are not learnt
 _SHOWN = 5  # samples that an error names
 _TRIES = 10  # samples in a row with unreadable images, before it is no accident
@@ -49,7 +47,14 @@ class CheckedDataset(Dataset[dict[str, Any]]):
         self.processor: RadioImageProcessor = inner.data_args.image_processor
         self.unreadable = 0
         self.unlearnt = 0
-        _check_start(inner.tokenizer)
+        words = inner.tokenizer
+        if words.bos_token is not None and words("a").input_ids[:1] != [words.bos_token_id]:
+            warnings.warn(  # Llama's tokenizer had it of itself before transformers 5
+                f"the tokenizer does not begin texts with {words.bos_token}, so LLaVA cannot learn "
+                'from conversations of several turns: write "add_bos_token": true into the '
+                "language model's tokenizer_config.json",
+                stacklevel=2,
+            )
         check_samples(self.samples, inner.data_args.image_folder)
 
     def __len__(self) -> int:
@@ -92,16 +97,30 @@ class CheckedDataset(Dataset[dict[str, Any]]):
         train = require_llava("llava.train.train")
         data_args = self.inner.data_args
         given = sample.get("image")
-        images = self._images([given] if isinstance(given, str) else given or [])
+        names = [given] if isinstance(given, str) else given or []
+        folder = Path(data_args.image_folder or "")
+        # as LLaVA and the evaluation do, pixels are taken as they are stored
+        pictures = [load_rgb(folder / name, upright=False) for name in names]
+        process = require_llava("llava.mm_utils").process_images
+        images = list(process(pictures, self.processor, data_args)) if pictures else []
         conversation = copy.deepcopy(sample["conversations"])
         if isinstance(given, str):  # puts <image> first, on a line of its own
             (conversation,) = train.preprocess_multimodal([conversation], data_args)
         elif data_args.mm_use_im_start_end:
             for sentence in conversation:
-                marked = f"<im_start>{IMAGE_TOKEN}<im_end>"
-                sentence["value"] = sentence["value"].replace(IMAGE_TOKEN, marked)
+                marked = f"<im_start>{IMAGE}<im_end>"
+                sentence["value"] = sentence["value"].replace(IMAGE, marked)
         tokens = train.preprocess([conversation], self.inner.tokenizer, has_image=bool(images))
-        self._count_unlearnt(tokens["labels"][0], place)
+        if not bool((tokens["labels"][0] != IGNORED).any()):
+            # LLaVA leaves out answers that it does not find where it expects them
+            self.unlearnt += 1
+            if self.unlearnt & (self.unlearnt - 1) == 0:  # tell of it whenever it has doubled
+                warnings.warn(
+                    f"{self.unlearnt} sample(s) so far have no answer to learn, such as "
+                    f"{_name(place, sample)}: it is empty or cut off, or LLaVA's --version does "
+                    "not fit this tokenizer (LLaVA prints 'tokenization mismatch')",
+                    stacklevel=2,
+                )
         if not images:
             images = [torch.zeros(3, self.processor.step, self.processor.step)]
         return {
@@ -109,31 +128,6 @@ class CheckedDataset(Dataset[dict[str, Any]]):
             "labels": tokens["labels"][0],
             "image": images if isinstance(given, list) else images[0],
         }
-
-    def _count_unlearnt(self, labels: Tensor, place: int) -> None:
-        """Warn, the first time and whenever their number doubles, of answers that are not learnt.
-
-        LLaVA leaves out answers that it does not find where it expects them among the tokens.
-        """
-        if bool((labels != IGNORED).any()):
-            return
-        self.unlearnt += 1
-        if self.unlearnt & (self.unlearnt - 1) == 0:
-            name = _name(place, self.samples[place])
-            warnings.warn(
-                f"{self.unlearnt} sample(s) so far have no answer to learn, such as {name}: it is "
-                "empty or cut off, or LLaVA's --version does not fit this tokenizer (LLaVA prints "
-                "'tokenization mismatch')",
-                stacklevel=2,
-            )
-
-    def _images(self, names: Sequence[str]) -> list[Tensor]:
-        """Image files, each [3, H, W] as the tower takes it."""
-        process = require_llava("llava.mm_utils").process_images
-        folder = Path(self.inner.data_args.image_folder or "")
-        # As LLaVA and the evaluation do, pixels are taken as they are stored.
-        images = [load_rgb(folder / name, upright=False) for name in names]
-        return list(process(images, self.processor, self.inner.data_args)) if images else []
 
 
 class MixedSizes:
@@ -154,13 +148,16 @@ class MixedSizes:
         cut off is counted, see `Truncation`.
         """
         limit = self.inner.tokenizer.model_max_length
-        self.truncation.add(limit, [_length(item["input_ids"], limit) for item in instances])
         images: list[Tensor] = []
+        lengths = []
         for instance in instances:
-            given = instance["image"]
+            given, ids = instance["image"], instance["input_ids"]
             listed = given if isinstance(given, list) else [given]
-            kept = int((instance["input_ids"][:limit] == IMAGE_TOKEN_INDEX).sum())
+            kept = int((ids[:limit] == IMAGE_TOKEN_INDEX).sum())
             images += listed[:kept] if kept else [torch.zeros_like(listed[0])]
+            # LLaVA's tokenizer has cut off a text without images already
+            lengths.append(limit + 1 if len(ids) == limit and not kept else len(ids))
+        self.truncation.add(limit, lengths)
         texts = [{k: v for k, v in item.items() if k != "image"} for item in instances]
         batch: dict[str, Any] = self.inner(texts)
         same_size = len({image.shape for image in images}) == 1
@@ -195,28 +192,8 @@ def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) ->
         )
 
 
-def _check_start(tokenizer: Any) -> None:
-    """Warn where texts get no token for their beginning, which LLaVA counts on.
-
-    Llama's tokenizer had it of itself before transformers 5.
-    """
-    if tokenizer.bos_token is not None and tokenizer("a").input_ids[:1] != [tokenizer.bos_token_id]:
-        warnings.warn(
-            f"the tokenizer does not begin texts with {tokenizer.bos_token}, so LLaVA cannot learn "
-            'from conversations of several turns: write "add_bos_token": true into the language '
-            "model's tokenizer_config.json",
-            stacklevel=3,
-        )
-
-
-def _length(input_ids: Tensor, limit: int) -> int:
-    """Tokens of a text, before LLaVA's tokenizer has cut it off where it has no image."""
-    cut_already = len(input_ids) == limit and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
-    return limit + 1 if cut_already else len(input_ids)
-
-
 def _malformed(sample: Any) -> str:
-    """What of a sample is not of LLaVA's form; "" if nothing is."""
+    """The part of a sample that is not of LLaVA's form; "" for none."""
     turns = sample.get("conversations") if isinstance(sample, dict) else None
     if not isinstance(turns, list) or not turns:
         return 'has no "conversations"'
@@ -232,13 +209,13 @@ def _malformed(sample: Any) -> str:
 
 
 def _mismatch(sample: Sample) -> str:
-    """What is wrong with the number of a sample's images; "" if nothing is."""
+    """The fault in the number of a sample's images; "" for none."""
     texts = [sentence["value"] for sentence in sample["conversations"]]
     image = sample.get("image")
     if isinstance(image, list):
-        found = sum(text.count(IMAGE_TOKEN) for text in texts)
+        found = sum(text.count(IMAGE) for text in texts)
     else:  # LLaVA makes one of several in the same sentence
-        found = sum(IMAGE_TOKEN in text for text in texts)
+        found = sum(IMAGE in text for text in texts)
     given = len(image) if isinstance(image, list) else int("image" in sample)
     if found == given and image != []:
         return ""
@@ -252,7 +229,7 @@ def _mismatch(sample: Sample) -> str:
 def _missing_file(
     sample: Sample, image_folder: str | Path | None, listings: dict[str, set[str]]
 ) -> str:
-    """Which of a sample's files is missing; every folder is listed once."""
+    """The first of a sample's files that is missing; every folder is listed once."""
     image = sample.get("image", [])
     for name in image if isinstance(image, list) else [image]:
         folder, file = os.path.split(os.path.join(image_folder or "", name))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -10,9 +10,12 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
-from radio_llava.tower_config import Aspect
 
 Mean = tuple[float, float, float]
+Aspect = Literal["native", "pad", "square"]
+
+IMAGE = "<image>"
+"""Stands for an image in a text."""
 
 
 def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
@@ -68,23 +71,25 @@ def fit_long_edge(
     """
     height, width = resized_size(image.height, image.width, resolution)
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    return pad_to_multiple(resized, step, mean)
+    return _padded(resized, step, mean)
 
 
-def pad_to_multiple(image: Image.Image, step: int, mean: Mean = CLIP_MEAN) -> Image.Image:
-    """Pad an RGB image at the right and the bottom so that both sides are multiples of `step`."""
+def _padded(image: Image.Image, step: int, mean: Mean) -> Image.Image:
+    """An RGB image padded at the right and the bottom to sides that are multiples of `step`."""
     width, height = (math.ceil(side / step) * step for side in image.size)
     if (width, height) == image.size:
         return image
-    padded = Image.new("RGB", (width, height), colour(mean))
-    padded.paste(image, (0, 0))
-    return padded
+    return _pasted(image, (width, height), (0, 0), mean)
 
 
-def colour(mean: Mean) -> tuple[int, int, int]:
-    """A colour in [0, 1] as 8-bit RGB, rounded down as in LLaVA's padding."""
+def _pasted(
+    image: Image.Image, size: tuple[int, int], at: tuple[int, int], mean: Mean
+) -> Image.Image:
+    """An image on a ground of the mean colour, in 8 bits rounded down as in LLaVA's padding."""
     red, green, blue = (int(value * 255) for value in mean)
-    return red, green, blue
+    ground = Image.new("RGB", size, (red, green, blue))
+    ground.paste(image, at)
+    return ground
 
 
 class RadioImageProcessor:
@@ -124,15 +129,6 @@ class RadioImageProcessor:
         self.crop_size = {"height": side, "width": side}
         self.size = {"shortest_edge": side}
 
-    def __call__(
-        self,
-        images: Image.Image | Sequence[Image.Image],
-        return_tensors: str = "pt",
-        **_: Any,
-    ) -> dict[str, Tensor | list[Tensor]]:
-        """As `preprocess`."""
-        return self.preprocess(images, return_tensors)
-
     def preprocess(
         self,
         images: Image.Image | Sequence[Image.Image],
@@ -154,23 +150,20 @@ class RadioImageProcessor:
             raise ValueError(f"return_tensors {return_tensors!r}: only 'pt' is supported")
         several = [images] if isinstance(images, Image.Image) else list(images)
         pixels = [pil_to_tensor(self.fit(image)).float() / 255 for image in several]
-        if len({tensor.shape for tensor in pixels}) == 1:
-            return {"pixel_values": torch.stack(pixels)}
-        return {"pixel_values": pixels}
+        same_size = len({tensor.shape for tensor in pixels}) == 1
+        return {"pixel_values": torch.stack(pixels) if same_size else pixels}
+
+    __call__ = preprocess
 
     def fit(self, image: Image.Image) -> Image.Image:
         """One image as RGB in the size that the model gets it in."""
+        image = image.convert("RGB")
         if self.aspect == "square":
             side = (self.resolution, self.resolution)
-            stretched = image.convert("RGB").resize(side, Image.Resampling.BICUBIC)
-            return pad_to_multiple(stretched, self.step, self.image_mean)
-        if self.aspect == "pad":
-            image = self._centred(image.convert("RGB"))
+            stretched = image.resize(side, Image.Resampling.BICUBIC)
+            return _padded(stretched, self.step, self.image_mean)
+        if self.aspect == "pad":  # into the middle of a square
+            longest = max(image.size)
+            at = ((longest - image.width) // 2, (longest - image.height) // 2)
+            image = _pasted(image, (longest, longest), at, self.image_mean)
         return fit_long_edge(image, self.resolution, self.step, self.image_mean)
-
-    def _centred(self, image: Image.Image) -> Image.Image:
-        """The image in the middle of a square of the mean colour."""
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), colour(self.image_mean))
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square

@@ -1,33 +1,22 @@
-"""RADIO and its teachers among LLaVA's towers: names, images of any sizes, counted truncation."""
+"""RADIO and other models among LLaVA's towers: names, images of any sizes, counted truncation."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from radio_core.models.checkpoint import CONFIG_FILE
-from radio_core.models.weight_files import read_json
-from radio_core.teachers.load import is_teacher
-from radio_core.zoo.hf_native import is_native
-from radio_core.zoo.hf_remote import is_remote_code
-from radio_core.zoo.registry import BUNDLED
-from radio_core.zoo.releases import RELEASES, find_release
+from radio_core.config_file import to_mapping
+from radio_core.teachers import is_teacher
 from radio_llava import compat
 from radio_llava.compat import require_llava, wrap_once
-from radio_llava.teacher_tower import RECORDED_TEACHER, TeacherVisionTower, refuse_radio_flags
-from radio_llava.tower import RadioVisionTower
-from radio_llava.tower_config import tower_config_of
-from radio_llava.tower_interface import LlavaTower
-from radio_llava.truncation import Truncation
+from radio_llava.features import RECORDED, tower_config_of
+from radio_llava.tower import VisionTower, check_flags, is_radio_tower
 
 IMAGE_TOKEN_INDEX = -200
 """LLaVA's number for `<image>` among the token ids."""
-
-RECORDED = "radio_tower"
-"""Field of a LLaVA model's config.json that holds the `TowerConfig`."""
 
 
 def register() -> None:
@@ -51,22 +40,6 @@ def register() -> None:
             wrap_once(model, "generate", _with_images_in_place)
 
 
-def is_radio_tower(name: str) -> bool:
-    """Whether a `--vision_tower` means a RADIO model: a known name, a file, or a RADIO directory.
-
-    A hub id counts where RADIO's authors have released a model under it.
-    """
-    if name in BUNDLED or find_release(name) is not None:
-        return True
-    path = Path(name)
-    if path.is_dir():
-        config = path / CONFIG_FILE
-        data = read_json(config) if config.is_file() else {}
-        return "backbone" in data or is_native(data) or is_remote_code(data)
-    hub_ids = {release.hub_repo for release in RELEASES.values()}
-    return path.is_file() or name.partition("@")[0] in hub_ids
-
-
 class ImageList(list[Tensor]):
     """Images [3, H, W] of any sizes.
 
@@ -84,15 +57,13 @@ def _with_our_towers(build: Callable[..., Any]) -> Callable[..., Any]:
     def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
         name = getattr(vision_tower_cfg, "mm_vision_tower", None)
         name = name or getattr(vision_tower_cfg, "vision_tower", None)
-        if name is not None and is_teacher(name):
-            return TeacherVisionTower(name, vision_tower_cfg, **kwargs)
-        if name is None or not is_radio_tower(name):
+        if name is None or not (is_teacher(name) or is_radio_tower(name)):
             try:
                 return build(vision_tower_cfg, **kwargs)
             except ValueError as error:
                 if name is None or "vision tower" not in str(error):
                     raise
-        return RadioVisionTower(name, vision_tower_cfg, **kwargs)
+        return VisionTower(name, vision_tower_cfg, **kwargs)
 
     return build_vision_tower
 
@@ -116,45 +87,36 @@ def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
                 "--fsdp would neither train nor save the vision tower: leave it out (deepspeed "
                 "shards too), or leave --unfreeze_mm_vision_tower out"
             )
-        if name is not None and is_teacher(name):
-            refuse_radio_flags(name, model_args)
+        if name is not None:
+            check_flags(name, model_args)
         old = self.get_vision_tower()
-        if isinstance(old, TeacherVisionTower) and name != old.vision_tower_name:
-            del self.vision_tower  # LLaVA builds the one that is asked for
-        elif isinstance(old, RadioVisionTower):
-            setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
+        if isinstance(old, VisionTower):
             if name != old.vision_tower_name or (unfreeze and not old.trainable):
-                del self.vision_tower
-            elif (wanted := tower_config_of(name, model_args)) != old.tower_config:
-                old.choose(wanted)
+                del self.vision_tower  # LLaVA builds the one that is asked for
+            elif old.is_radio:
+                setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
+                if (wanted := tower_config_of(name, model_args)) != old.tower_config:
+                    old.choose(wanted)
         initialize(self, model_args, fsdp)
         tower = self.get_vision_tower()
-        if isinstance(tower, LlavaTower):
-            _check_projector(self.mm_projector, tower)
-        if isinstance(tower, TeacherVisionTower):
-            setattr(self.config, RECORDED_TEACHER, tower.record())
-            self.config.unfreeze_mm_vision_tower = False
-        if not isinstance(tower, RadioVisionTower):
+        if not isinstance(tower, VisionTower):
             return
+        first = next((x for x in self.mm_projector.parameters() if x.ndim == 2), None)
+        if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
+            raise ValueError(
+                f"the model's projector takes features of width {first.shape[1]}, but those of "
+                f"{name} as chosen have {tower.hidden_size}: keep the tower and the features that "
+                "the projector was trained with"
+            )
         if unfreeze:
             tower.unfreeze()
         else:
             tower.requires_grad_(False)
         tower.keeps_float32 = unfreeze
-        setattr(self.config, RECORDED, tower.tower_config.to_dict())
+        setattr(self.config, RECORDED, to_mapping(tower.tower_config))
         self.config.unfreeze_mm_vision_tower = tower.trainable
 
     return initialize_vision_modules
-
-
-def _check_projector(projector: Any, tower: LlavaTower) -> None:
-    first = next((x for x in projector.parameters() if x.ndim == 2), None)
-    if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
-        raise ValueError(
-            f"the model's projector takes features of width {first.shape[1]}, but those of "
-            f"{tower.vision_tower_name} as chosen have {tower.hidden_size}: keep the tower and "
-            "the features that the projector was trained with"
-        )
 
 
 def _one_by_one(encode: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,9 +155,12 @@ def _with_mixed_sizes(prepare: Callable[..., Any]) -> Callable[..., Any]:
             return original(images)
         if images is None:
             refuse_lost_images(input_ids)
-        if images is None or not isinstance(self.get_vision_tower(), LlavaTower):
+        if images is None or not isinstance(self.get_vision_tower(), VisionTower):
             return original(images)
-        tokens = tokens_per_sample(input_ids, attention_mask)
+        marks = input_ids == IMAGE_TOKEN_INDEX
+        if attention_mask is not None:
+            marks = marks & attention_mask.bool()
+        tokens: list[int] = marks.sum(dim=1).tolist()
         listed = _matched(images, tokens, self.get_vision_tower())
         if attention_mask is None and len(input_ids) > 1:  # images of other sizes bring padding
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
@@ -214,16 +179,16 @@ def _with_images_in_place(generate: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if images is None and isinstance(inputs, Tensor):
             refuse_lost_images(inputs)
-        if not isinstance(self.get_vision_tower(), LlavaTower):
+        if not isinstance(self.get_vision_tower(), VisionTower):
             return generate(self, inputs, images, *args, **kwargs)
-        with _padded_left(self.config):
+        with padded_left(self.config):
             return generate(self, inputs, images, *args, **kwargs)
 
     return generate_with_images
 
 
 @contextmanager
-def _padded_left(config: Any) -> Iterator[None]:
+def padded_left(config: Any) -> Iterator[None]:
     """LLaVA pads what it puts together at the right, as in training; answers follow at the end."""
     before = getattr(config, "tokenizer_padding_side", "right")
     config.tokenizer_padding_side = "left"
@@ -240,16 +205,7 @@ def refuse_lost_images(input_ids: Tensor) -> None:
         raise ValueError(f"the text has <image> {count} time(s), but no image was given")
 
 
-def tokens_per_sample(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
-    """How often `<image>` is in each of the token ids [B, L] where they are not masked."""
-    found = input_ids == IMAGE_TOKEN_INDEX
-    if attention_mask is not None:
-        found = found & attention_mask.bool()
-    counts: list[int] = found.sum(dim=1).tolist()
-    return counts
-
-
-def _matched(images: Any, tokens: Sequence[int], tower: LlavaTower) -> Any:
+def _matched(images: Any, tokens: Sequence[int], tower: VisionTower) -> Any:
     """Images in the order of their `<image>`, with an empty one for each text without any.
 
     LLaVA uses up one image for a text without `<image>`; its own data sets give a black one.
@@ -279,6 +235,50 @@ def _matched(images: Any, tokens: Sequence[int], tower: LlavaTower) -> Any:
             raise ValueError(f"text {sample} of the batch has an image, but no <image> to put it")
         position += max(1, count)
     return images if tiled else ImageList(listed)
+
+
+class TruncationWarning(UserWarning):
+    """Text or images were cut off because a sequence was too long."""
+
+
+class Truncation:
+    """What a model has cut off so far.
+
+    Attributes:
+        sequences: number of sequences that were too long.
+        tokens: number of tokens that they lost, at least.
+    """
+
+    def __init__(self) -> None:
+        self.sequences = 0
+        self.tokens = 0
+        self._told = 0
+
+    @classmethod
+    def of(cls, model: Any) -> "Truncation":
+        """The counter of a model, a new one where it has none yet."""
+        counter = getattr(model, "radio_truncation", None)
+        if not isinstance(counter, cls):
+            counter = cls()
+            model.radio_truncation = counter
+        return counter
+
+    def add(self, limit: int, lengths: Sequence[int]) -> None:
+        """Count sequences of these lengths in tokens, cut off after `limit`.
+
+        A `TruncationWarning` comes with the first, and each time their number has doubled.
+        """
+        longer = [length for length in lengths if length > limit]
+        self.sequences += len(longer)
+        self.tokens += sum(longer) - limit * len(longer)
+        if longer and self.sequences >= 2 * self._told:
+            self._told = self.sequences
+            warnings.warn(
+                f"{self.sequences} sequence(s) so far were cut off after {limit} tokens, and lost "
+                f"{self.tokens} or more: raise --model_max_length, or lower --radio_resolution",
+                TruncationWarning,
+                stacklevel=2,
+            )
 
 
 def _count_truncation(

@@ -1,6 +1,6 @@
 """The toy world's LLaVA: its bundled language model, and a training of a few minutes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +9,28 @@ FINISHED = "config.json"
 """What a training writes last of all that `load_pretrained_model` needs."""
 TRAINED = "llava-toy"
 """Folder of the model that a training has finished."""
+QUICKSTART_MODEL = Path("runs/llava-quickstart/toy") / TRAINED
+"""Where `radio llava quickstart` leaves its model."""
+
+_SHARED_FLAGS = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_layer": "-2",
+    "mm_use_im_start_end": "False",
+    "mm_use_im_patch_token": "False",
+    "bf16": "False",
+    "fp16": "False",
+    "tf32": "False",
+    "use_cpu": "True",
+    "weight_decay": "0.0",
+    "warmup_ratio": "0.05",
+    "lr_scheduler_type": "cosine",
+    "model_max_length": "1024",
+    "lazy_preprocess": "True",
+    "dataloader_num_workers": "0",
+    "logging_steps": "10",
+    "save_strategy": "no",
+    "report_to": "none",
+}
 
 
 def toy_llm_folder() -> Path:
@@ -63,7 +85,9 @@ def train_toy_llava(
     Returns:
         The folder of the trained model.
     """
-    shared = _SHARED | {
+    from radio_llava.train import main  # imports torch
+
+    shared = _SHARED_FLAGS | {
         "model_name_or_path": str(toy_llm_folder()),
         "vision_tower": tower,
         "image_folder": str(images),
@@ -74,56 +98,25 @@ def train_toy_llava(
     # LLaVA tells what a model is by the folder's name
     first, second = out / f"{TRAINED}-pretrain", out / TRAINED
     projector = first / "mm_projector.bin"
-    if not projector.is_file():
-        _train(
-            shared
-            | {
-                "version": "plain",
-                "data_path": str(data / "llava" / "pretrain_train.json"),
-                "tune_mm_mlp_adapter": "True",
-                "learning_rate": str(training.pretrain_learning_rate),
-                "max_steps": str(training.pretrain_steps),
-                "output_dir": str(first),
-            }
-        )
-    if not (second / FINISHED).is_file():
-        _train(
-            shared
-            | {
-                "version": "v1",
-                "data_path": str(data / "llava" / "instruct_train.json"),
-                "pretrain_mm_mlp_adapter": str(projector),
-                "learning_rate": str(training.instruct_learning_rate),
-                "max_steps": str(training.instruct_steps),
-                "output_dir": str(second),
-            }
-        )
+    stage_1 = {
+        "version": "plain",
+        "data_path": str(data / "llava" / "pretrain_train.json"),
+        "tune_mm_mlp_adapter": "True",
+        "learning_rate": str(training.pretrain_learning_rate),
+        "max_steps": str(training.pretrain_steps),
+        "output_dir": str(first),
+    }
+    stage_2 = {
+        "version": "v1",
+        "data_path": str(data / "llava" / "instruct_train.json"),
+        "pretrain_mm_mlp_adapter": str(projector),
+        "learning_rate": str(training.instruct_learning_rate),
+        "max_steps": str(training.instruct_steps),
+        "output_dir": str(second),
+    }
+    for stage, written in ((stage_1, projector), (stage_2, second / FINISHED)):
+        if not written.is_file():
+            main(
+                [part for name, value in (shared | stage).items() for part in (f"--{name}", value)]
+            )
     return second
-
-
-_SHARED = {
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_layer": "-2",
-    "mm_use_im_start_end": "False",
-    "mm_use_im_patch_token": "False",
-    "bf16": "False",
-    "fp16": "False",
-    "tf32": "False",
-    "use_cpu": "True",
-    "weight_decay": "0.0",
-    "warmup_ratio": "0.05",
-    "lr_scheduler_type": "cosine",
-    "model_max_length": "1024",
-    "lazy_preprocess": "True",
-    "dataloader_num_workers": "0",
-    "logging_steps": "10",
-    "save_strategy": "no",
-    "report_to": "none",
-}
-
-
-def _train(flags: Mapping[str, str]) -> None:
-    from radio_llava.train import main  # imports torch
-
-    argv: Sequence[str] = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    main(argv)

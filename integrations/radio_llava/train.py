@@ -33,22 +33,15 @@ from radio_llava import compat
 from radio_llava.data import CheckedDataset, MixedSizes
 from radio_llava.images import RadioImageProcessor
 from radio_llava.registration import register
+from radio_llava.tower import TRUSTED
 
-_HELP = {
-    "radio_resolution": "Long edge of the images in pixels.",
-    "radio_aspect": "native, pad or square.",
-    "radio_layers": "Blocks whose features are put side by side; -1 for the last.",
-    "radio_adaptor": "Name of the adaptor whose features are taken.",
-    "radio_normalize": "Scale of the features: none, layer_norm or unit_scale.",
-    "unfreeze_mm_vision_tower": "Train the vision tower too.",
-}
-_TYPES: dict[str, Any] = {
-    "radio_resolution": int | None,
-    "radio_aspect": str | None,
-    "radio_layers": list[int] | None,
-    "radio_adaptor": str | None,
-    "radio_normalize": str | None,
-    "unfreeze_mm_vision_tower": bool,
+_FLAGS: dict[str, tuple[Any, Any, str]] = {
+    "radio_resolution": (int | None, None, "Long edge of the images in pixels."),
+    "radio_aspect": (str | None, None, "native, pad or square."),
+    "radio_layers": (list[int] | None, None, "Blocks put side by side; -1 for the last."),
+    "radio_adaptor": (str | None, None, "Name of the adaptor whose features are taken."),
+    "radio_normalize": (str | None, None, "Scale of the features: none, layer_norm or unit_scale."),
+    "unfreeze_mm_vision_tower": (bool, False, "Train the vision tower too."),
 }
 _FLASH = "flash_attention_2"
 _ASPECTS = ("square", "pad")
@@ -64,35 +57,29 @@ def main(argv: Sequence[str]) -> int:
     """
     register()
     train = compat.apply_to_training()
-    _extend(train)
-    flags, attention = _take_attention(argv)
-    options = _attention_options(train, attention)
+    compat.wrap_once(train, "make_supervised_data_module", checked)
+    known = {field.name for field in dataclasses.fields(train.ModelArguments)}
+    fields = [
+        (name, kind, dataclasses.field(default=default, metadata={"help": text}))
+        for name, (kind, default, text) in _FLAGS.items()
+        if name not in known
+    ]
+    if fields:
+        bases = (train.ModelArguments,)
+        vars(train)["ModelArguments"] = dataclasses.make_dataclass(
+            "ModelArguments", fields, bases=bases
+        )
+    for flag, words in compat.split_flags(argv):
+        if flag == "vision_tower":
+            TRUSTED.add(words[0].partition("=")[2] or "".join(words[1:]))
+    options, flags = _attention(train, argv)
     sys.argv = [sys.argv[0], *compat.modern_flags(flags, train.TrainingArguments)]
     train.train(**options)
     return 0
 
 
-def _extend(train: ModuleType) -> None:
-    """Give LLaVA's training our flags, and our checks of its data."""
-    compat.wrap_once(train, "make_supervised_data_module", _checked)
-    known = {field.name for field in dataclasses.fields(train.ModelArguments)}
-    fields = [
-        (name, kind, dataclasses.field(default=_default(kind), metadata={"help": _HELP[name]}))
-        for name, kind in _TYPES.items()
-        if name not in known
-    ]
-    if fields:
-        bases = (train.ModelArguments,)
-        extended = dataclasses.make_dataclass("ModelArguments", fields, bases=bases)
-        vars(train)["ModelArguments"] = extended
-
-
-def _default(kind: Any) -> Any:
-    return False if kind is bool else None
-
-
-def _checked(make: Any) -> Any:
-    """`make_supervised_data_module` whose data is checked, where the tower is RADIO."""
+def checked(make: Any) -> Any:
+    """`make_supervised_data_module` whose data is checked, where the tower is one of ours."""
 
     def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
         if not isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
@@ -113,36 +100,34 @@ def _checked(make: Any) -> Any:
     return make_supervised_data_module
 
 
-def _take_attention(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """The flags without `--attn_implementation`, and its value."""
+def _attention(train: ModuleType, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Arguments for LLaVA's `train` by `--attn_implementation`, and the other flags.
+
+    LLaVA's older versions are patched for flash attention.
+    """
     rest: list[str] = []
-    value = None
+    wanted = None
     arguments = iter(argv)
     for argument in arguments:
         name, equals, given = argument.partition("=")
-        if name == "--attn_implementation":
-            value = given if equals else next(arguments, None)
-            if value is None:
-                raise ValueError("--attn_implementation needs a value, such as sdpa")
-        else:
+        if name != "--attn_implementation":
             rest.append(argument)
-    return rest, value
-
-
-def _attention_options(train: ModuleType, attention: str | None) -> dict[str, Any]:
-    """Arguments for LLaVA's `train`; its older versions are patched for flash attention."""
-    if attention is None:
-        return {}
-    if attention == _FLASH and find_spec("flash_attn") is None:
-        warnings.warn("flash_attn is not installed: training without it", stacklevel=2)
-        return {}
+            continue
+        wanted = given if equals else next(arguments, None)
+        if wanted is None:
+            raise ValueError("--attn_implementation needs a value, such as sdpa")
+    if wanted is None:
+        return {}, rest
+    if wanted == _FLASH and find_spec("flash_attn") is None:
+        warnings.warn("flash_attn is not installed: training without it", stacklevel=3)
+        return {}, rest
     if "attn_implementation" in inspect.signature(train.train).parameters:
-        return {"attn_implementation": attention}
-    if attention != _FLASH:
+        return {"attn_implementation": wanted}, rest
+    if wanted != _FLASH:
         raise ValueError(f"--attn_implementation: this version of LLaVA knows {_FLASH} alone")
     patch = compat.require_llava("llava.train.llama_flash_attn_monkey_patch")
     patch.replace_llama_attn_with_flash_attn()
-    return {}
+    return {}, rest
 
 
 if __name__ == "__main__":

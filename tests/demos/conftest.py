@@ -18,9 +18,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA of the bundled parts with a projector that was never trained."""
     transformers = pytest.importorskip("transformers", reason="needs the extra 'llava'")
     pytest.importorskip("sentencepiece", reason="needs the extra 'llava'")
+    from radio_llava.features import TowerConfig
     from radio_llava.hf import build_llava, build_processor
-    from radio_llava.hf.chat_template import LLAVA_V1
-    from radio_llava.tower_config import TowerConfig
+    from radio_llava.hf.processing import LLAVA_V1
     from radio_llava.toy import toy_llm_folder
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(toy_llm_folder())

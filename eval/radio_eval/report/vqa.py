@@ -21,7 +21,7 @@ from radio_eval.vqa.scienceqa import LETTERS, parse_letter, read_problems
 from radio_eval.vqa.tasks import VqaData
 from radio_eval.vqa.textvqa import read_textvqa_annotations, textvqa_accuracy, textvqa_question
 from radio_eval.vqa.vqav2 import read_annotations, vqa_accuracy
-from radio_llava.answering import IMAGE
+from radio_llava.images import IMAGE
 
 QUESTIONS = 12
 """Questions that are shown."""

@@ -102,7 +102,7 @@ class ToyLlavas(GivenLlavas):
 
     def missing(self, subject: Subject) -> str | None:
         """See `Llavas`."""
-        from radio_llava.registration import is_radio_tower
+        from radio_llava.tower import is_radio_tower
 
         if is_teacher(subject.source) or is_radio_tower(subject.source):
             return None

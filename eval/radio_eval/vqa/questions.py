@@ -14,7 +14,7 @@ from radio_eval.vqa.answers import (
     read_document,
     read_lines,
 )
-from radio_llava.answering import IMAGE
+from radio_llava.images import IMAGE
 
 SCIENCEQA_PROMPT = "Answer with the option's letter from the given choices directly."
 """LLaVA's `--single-pred-prompt`."""

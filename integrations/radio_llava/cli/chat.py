@@ -1,25 +1,23 @@
 """Talk with a LLaVA about an image, in the terminal."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from radio_core.cli import UsageError, parse
+from radio_core.cli import UsageError
 from radio_core.data.images import load_rgb, printable
 from radio_core.devices import choose_device
 from radio_llava.answering import Answerer, Query, load_answerer
+from radio_llava.toy import QUICKSTART_MODEL
 
-QUICKSTART_MODEL = Path("runs/llava-quickstart/toy/llava-toy")
-"""Where `radio llava quickstart` leaves its model."""
 HELP = """/image FILE  talk about another image
 /reset       forget what was said
 /help        this list
 /quit        leave (or Ctrl-D); Ctrl-C stops an answer"""
-_ASK = "> "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,8 @@ class Chat:
 
         def listen(piece: str) -> None:
             pieces.append(piece)
-            self._say(_harmless(piece))
+            # nothing that could steer a terminal
+            self._say("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece))
 
         try:
             self._answerer.stream(query, listen, self._max_new_tokens)
@@ -125,13 +124,8 @@ class Chat:
         return True
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `radio llava chat`; returns the exit code.
-
-    Raises:
-        ValueError: an image or a model that cannot be used.
-    """
-    options = parse(ChatOptions, argv, prog="radio llava chat")
+def chat(options: ChatOptions) -> int:
+    """Talk with a LLaVA about an image, in the terminal."""
     if options.image is not None:
         load_rgb(options.image)  # before the model, which takes longer
     answerer = load_answerer(
@@ -140,35 +134,23 @@ def main(argv: Sequence[str]) -> int:
         conv_mode=options.conv_mode,
         device=choose_device(options.device),
     )
-    chat = Chat(answerer, _show, options.max_new_tokens)
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+
+    talk = Chat(answerer, show, options.max_new_tokens)
     if options.image is not None:
-        print(chat.look_at(options.image), file=sys.stderr)
+        print(talk.look_at(options.image), file=sys.stderr)
     for prompt in options.prompt:
-        chat.ask(prompt)
-    if not options.prompt:
-        _talk(chat)
-    return 0
-
-
-def _talk(chat: Chat) -> None:
-    """Take lines until there are no more."""
+        talk.ask(prompt)
+    if options.prompt:
+        return 0
     print(HELP, file=sys.stderr)
     while True:
         try:
-            line = input(_ASK)
+            line = input("> ")
         except (EOFError, KeyboardInterrupt):
             print()
-            return
-        if not chat.take(line):
-            return
-
-
-def _show(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _harmless(text: str) -> str:
-    """The text without characters that steer a terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+            return 0
+        if not talk.take(line):
+            return 0

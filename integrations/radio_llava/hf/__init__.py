@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 from radio_core.extras import require
 
 if TYPE_CHECKING:
-    from radio_llava.hf.build import build_llava, build_processor, load_llava, register
-    from radio_llava.hf.configuration import RadioVisionConfig
     from radio_llava.hf.convert import convert_llava
-    from radio_llava.hf.modeling import RadioVisionModel
+    from radio_llava.hf.model import (
+        RadioVisionConfig,
+        RadioVisionModel,
+        build_llava,
+        build_processor,
+        load_llava,
+        register,
+    )
     from radio_llava.hf.processing import RadioLlavaImageProcessor, RadioLlavaProcessor
 
 __all__ = [
@@ -29,16 +34,10 @@ __all__ = [
     "register",
 ]
 
-_HOME = {
+_HOME = dict.fromkeys(__all__, "radio_llava.hf.model") | {
     "RadioLlavaImageProcessor": "radio_llava.hf.processing",
     "RadioLlavaProcessor": "radio_llava.hf.processing",
-    "RadioVisionConfig": "radio_llava.hf.configuration",
-    "RadioVisionModel": "radio_llava.hf.modeling",
-    "build_llava": "radio_llava.hf.build",
-    "build_processor": "radio_llava.hf.build",
     "convert_llava": "radio_llava.hf.convert",
-    "load_llava": "radio_llava.hf.build",
-    "register": "radio_llava.hf.build",
 }
 
 

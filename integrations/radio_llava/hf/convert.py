@@ -15,23 +15,22 @@ from transformers import (
     PretrainedConfig,
 )
 
-from radio_core.models.radio import RadioModel
 from radio_core.models.weight_files import first_bytes, read_json, read_safetensors
 from radio_core.zoo.load import load_model
 from radio_llava.compat import drop_unused_sampling
-from radio_llava.hf.build import build_processor, llava_config, register
-from radio_llava.hf.chat_template import MARKED_IMAGE, llava_v1
-from radio_llava.hf.configuration import RadioVisionConfig
-from radio_llava.hf.vocabulary import (
-    IMAGE_TOKEN,
+from radio_llava.features import TowerConfig, tower_config_of
+from radio_llava.hf.model import RadioVisionConfig, build_processor, llava_config, register
+from radio_llava.hf.processing import (
+    MARKED_IMAGE,
     grown,
     image_token_id,
+    llava_v1,
     needs_space_after_image,
 )
-from radio_llava.registration import is_radio_tower
-from radio_llava.tower_config import TowerConfig, tower_config_of
+from radio_llava.images import IMAGE
+from radio_llava.tower import is_radio_tower
 
-TEXT_MODELS = {"llava_llama": "llama", "llava": "llama"}
+_TEXT_MODELS = {"llava_llama": "llama", "llava": "llama"}
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 _TOWER = "model.vision_tower.radio."
 _PROJECTOR = "model.multi_modal_projector."
@@ -72,11 +71,20 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
     directory = Path(directory)
     fields = read_json(directory / "config.json")
     tower, text = _tower_config(fields, directory), _text_config(fields)
-    kind = _projector_kind(fields)
+    kind = fields.get("mm_projector_type", "linear")
+    if kind not in _PROJECTORS:
+        raise ValueError(
+            f"mm_projector_type {kind!r} cannot be converted: transformers' LLaVA has two layers; "
+            f"known: {', '.join(_PROJECTORS)}"
+        )
     state = _renamed(read_state(directory), kind)
     radio = load_model(tower.model, dtype=torch.float32)
-    trained = bool(fields.get("unfreeze_mm_vision_tower", False))
-    state = _with_tower(state, radio, tower, trained)
+    own = {name: state.pop(name) for name in list(state) if name.startswith(_TOWER)}
+    if not fields.get("unfreeze_mm_vision_tower", False):
+        # a frozen tower is saved too, but rounded to half precision, and never read back
+        own = {_TOWER + name: tensor for name, tensor in radio.state_dict().items()}
+    unused = tuple(f"{_TOWER}adaptors.{name}." for name in radio.adaptors if name != tower.adaptor)
+    state |= {name: tensor for name, tensor in own.items() if not name.startswith(unused)}
     tokenizer = AutoTokenizer.from_pretrained(str(directory))
     token_id = image_token_id(tokenizer)
     text.vocab_size = max(len(state[_EMBEDDINGS[0]]), len(tokenizer))
@@ -89,11 +97,21 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
         tie_word_embeddings=bool(text.tie_word_embeddings),
         projector_hidden_act="gelu" if kind == "mlp2x_gelu" else "linear",
     )
-    model = _filled(config, state, dtype or state[_EMBEDDINGS[0]].dtype)
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=dtype or state[_EMBEDDINGS[0]].dtype,
+        output_loading_info=True,
+    )
+    model, loading = loaded
+    problems = [f"{what}: {names}" for what, names in loading.items() if names]
+    if problems:
+        raise ValueError("the weights do not fit the configuration: " + "; ".join(problems))
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(directory))
         drop_unused_sampling(model.generation_config)
-    image = MARKED_IMAGE if fields.get("mm_use_im_start_end") else IMAGE_TOKEN
+    image = MARKED_IMAGE if fields.get("mm_use_im_start_end") else IMAGE
     space = needs_space_after_image(tokenizer, image)
     processor = build_processor(vision, tokenizer, llava_v1(image), space_after_image=space)
     model.save_pretrained(str(out))
@@ -115,10 +133,13 @@ def read_state(directory: Path) -> dict[str, Tensor]:
             names = set(read_json(index, max_bytes=1 << 26)["weight_map"].values())
         elif not (directory / f"{stem}.{suffix}").is_file():
             continue
-        read = read_safetensors if suffix == "safetensors" else _read_bin
         state: dict[str, Tensor] = {}
-        for name in sorted(names):
-            state |= read(directory / Path(name).name)
+        for path in (directory / Path(name).name for name in sorted(names)):
+            if suffix == "safetensors":
+                state |= read_safetensors(path)
+            else:
+                first_bytes(path)
+                state |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return state
     for name in ("adapter_config.json", "mm_projector.bin"):
         if (directory / name).is_file():
@@ -127,12 +148,6 @@ def read_state(directory: Path) -> dict[str, Tensor]:
                 "(`radio llava merge`) and convert the result"
             )
     raise FileNotFoundError(f"no model.safetensors and no pytorch_model.bin in {directory}")
-
-
-def _read_bin(path: Path) -> dict[str, Tensor]:
-    first_bytes(path)
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state
 
 
 def _tower_config(fields: dict[str, Any], directory: Path) -> TowerConfig:
@@ -155,31 +170,21 @@ def _tower_config(fields: dict[str, Any], directory: Path) -> TowerConfig:
     return dataclasses.replace(tower, aspect="pad") if aspect == "pad" else tower
 
 
-def _projector_kind(fields: dict[str, Any]) -> str:
-    kind: str = fields.get("mm_projector_type", "linear")
-    if kind not in _PROJECTORS:
-        raise ValueError(
-            f"mm_projector_type {kind!r} cannot be converted: transformers' LLaVA has two layers; "
-            f"known: {', '.join(_PROJECTORS)}"
-        )
-    return kind
-
-
 def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
     """The language model's own configuration out of LLaVA's."""
     kind = fields.get("model_type")
-    if kind not in TEXT_MODELS:
+    if kind not in _TEXT_MODELS:
         raise ValueError(
-            f"model_type {kind!r} cannot be converted; known: {', '.join(TEXT_MODELS)}"
+            f"model_type {kind!r} cannot be converted; known: {', '.join(_TEXT_MODELS)}"
         )
-    known = AutoConfig.for_model(TEXT_MODELS[kind]).to_dict().keys() | {
+    known = AutoConfig.for_model(_TEXT_MODELS[kind]).to_dict().keys() | {
         "rope_theta",
         "rope_scaling",
     }
     own = {key: value for key, value in fields.items() if key in known}
     for other in ("model_type", "architectures", "transformers_version"):
         own.pop(other, None)
-    return AutoConfig.for_model(TEXT_MODELS[kind], **own)
+    return AutoConfig.for_model(_TEXT_MODELS[kind], **own)
 
 
 def _renamed(state: dict[str, Tensor], projector: str) -> dict[str, Tensor]:
@@ -199,32 +204,3 @@ def _renamed(state: dict[str, Tensor], projector: str) -> dict[str, Tensor]:
         renamed[f"{_PROJECTOR}linear_2.weight"] = torch.eye(len(bias), dtype=bias.dtype)
         renamed[f"{_PROJECTOR}linear_2.bias"] = torch.zeros_like(bias)
     return {name: t for name, t in renamed.items() if not name.endswith(".rotary_emb.inv_freq")}
-
-
-def _with_tower(
-    state: dict[str, Tensor], radio: RadioModel, tower: TowerConfig, trained: bool
-) -> dict[str, Tensor]:
-    """The tensors with those of the tower that LLaVA's code would use.
-
-    A frozen tower is saved too, but rounded to half precision, and never read back.
-    """
-    own = {name: state.pop(name) for name in list(state) if name.startswith(_TOWER)}
-    if not trained:
-        own = {_TOWER + name: tensor for name, tensor in radio.state_dict().items()}
-    unused = tuple(f"{_TOWER}adaptors.{name}." for name in radio.adaptors if name != tower.adaptor)
-    return state | {name: t for name, t in own.items() if not name.startswith(unused)}
-
-
-def _filled(
-    config: PretrainedConfig, state: dict[str, Tensor], dtype: torch.dtype
-) -> LlavaForConditionalGeneration:
-    """The model of a configuration with exactly these weights."""
-    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-    )
-    model, loading = loaded
-    problems = [f"{kind}: {names}" for kind, names in loading.items() if names]
-    if problems:
-        raise ValueError("the weights do not fit the configuration: " + "; ".join(problems))
-    filled: LlavaForConditionalGeneration = model
-    return filled

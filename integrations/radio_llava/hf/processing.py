@@ -1,4 +1,4 @@
-"""Images and texts for a transformers LLaVA that has a RADIO tower."""
+"""Images, tokens and prompts for a transformers LLaVA that has a RADIO tower."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,45 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ImagesKwargs, MultiModalData
 
 from radio_core.models.conditioner import CLIP_MEAN
-from radio_llava.hf.vocabulary import space_before
-from radio_llava.images import RadioImageProcessor, token_count
-from radio_llava.tower_config import Aspect
+from radio_llava.images import IMAGE, Aspect, RadioImageProcessor, token_count
+
+# Images come first in their message, each on a line of its own, unless a text names their places.
+# The answers are marked as what is to be learnt.
+_V1 = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{ "A chat between a curious user and an artificial intelligence assistant. \
+The assistant gives helpful, detailed, and polite answers to the user's questions. " }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message['role'] != 'system' -%}{{ message['role'] | upper + ': ' }}{%- endif -%}
+{%- if message['content'] is string -%}{%- set text = message['content'] -%}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{ 'IMAGE\\n' }}{%- endfor -%}
+{%- set text = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') \
+| join(' ') -%}
+{%- endif -%}
+{%- set text = text | replace('<image>', 'IMAGE') -%}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{ text + eos_token }}{%- endgeneration -%}
+{%- else -%}{{ text + ' ' }}{%- endif -%}
+{%- endfor -%}
+{{ 'ASSISTANT:' if add_generation_prompt else '' }}"""
+
+MARKED_IMAGE = "<im_start><image><im_end>"
+"""An image for models that were trained with LLaVA's `--mm_use_im_start_end True`."""
+
+
+def llava_v1(image: str = IMAGE) -> str:
+    """The template that makes of messages what LLaVA's conversation "v1" (Vicuna) makes of them.
+
+    Args:
+        image: what stands for an image: "<image>", or `MARKED_IMAGE`.
+    """
+    return _V1.replace("IMAGE", image)
+
+
+LLAVA_V1 = llava_v1()
+"""The template of LLaVA-1.5."""
 
 
 class RadioImagesKwargs(ImagesKwargs, total=False):
@@ -84,9 +120,12 @@ class RadioLlavaImageProcessor(BaseImageProcessor):
             mean=(red, green, blue),
         )
         flat: Any = make_flat_list_of_images(self.fetch_images(images))
-        pixels = [pil_to_tensor(fitting.fit(_as_pil(image))).float() / 255 for image in flat]
+        pictures = [x if isinstance(x, Image.Image) else to_pil_image(x) for x in flat]
+        pixels = [pil_to_tensor(fitting.fit(picture)).float() / 255 for picture in pictures]
         sizes = torch.tensor([tensor.shape[-2:] for tensor in pixels])
-        data = {"pixel_values": _padded(pixels), "image_sizes": sizes}
+        height, width = sizes.amax(dim=0).tolist()
+        padded = [F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in pixels]
+        data = {"pixel_values": torch.stack(padded), "image_sizes": sizes}
         return BatchFeature(data, tensor_type=return_tensors or "pt")
 
     def token_count(self, height: int, width: int, patch_size: int) -> int:
@@ -122,7 +161,7 @@ class RadioLlavaProcessor(LlavaProcessor):
         patch_size: int | None = None,
         vision_feature_select_strategy: str = "full",
         chat_template: str | None = None,
-        image_token: str = "<image>",
+        image_token: str = IMAGE,
         space_after_image: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -194,18 +233,55 @@ class RadioLlavaProcessor(LlavaProcessor):
         return MultiModalData(num_image_tokens=counts, num_image_patches=[1] * len(counts))
 
 
-def _as_pil(image: Any) -> Image.Image:
-    """A PIL image of whatever kind of image transformers takes."""
-    if isinstance(image, Image.Image):
-        return image
-    converted: Image.Image = to_pil_image(image)
-    return converted
+def image_token_id(tokenizer: Any) -> int:
+    """The id of "<image>", which is added to the tokenizer where it is missing."""
+    if IMAGE not in tokenizer.get_vocab():
+        tokenizer.add_tokens([IMAGE], special_tokens=True)
+    token_id: int = tokenizer.convert_tokens_to_ids(IMAGE)
+    return token_id
 
 
-def _padded(images: Sequence[Tensor]) -> Tensor:
-    """Images [3, h, w] as one batch [B, 3, H, W], with zeros at the right and the bottom."""
-    height = max(image.shape[-2] for image in images)
-    width = max(image.shape[-1] for image in images)
-    return torch.stack(
-        [F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in images]
+def grown(rows: Tensor, size: int) -> Tensor:
+    """A matrix of one row per token [V, D] with further rows, up to `size`.
+
+    Every new row is the mean of the old ones: its logit is the mean of their logits, so a new
+    token is never the likeliest before it is trained.
+    """
+    if size <= len(rows):
+        return rows
+    mean = rows.float().mean(dim=0, keepdim=True).to(rows.dtype)
+    return torch.cat([rows, mean.expand(size - len(rows), -1)])
+
+
+def space_before(text: str) -> str:
+    """The space with which Llama's tokenizer begins a text, as far as the text has none."""
+    return " " if text and not text.startswith(" ") else ""
+
+
+def needs_space_after_image(tokenizer: Any, image: str = IMAGE) -> bool:
+    """Whether `space_before` the text after an image gives the tokens that LLaVA's code makes.
+
+    That code tokenises the text after an image by itself.
+
+    Args:
+        tokenizer: knows "<image>".
+        image: what stands for an image in a prompt, see `llava_v1`.
+
+    Returns:
+        False where the text as it is gives those tokens.
+
+    Raises:
+        ValueError: neither does.
+    """
+    mark = image.partition(IMAGE)[2]
+    texts = [mark + text for text in ("\nAnswer", " Answer", "Answer")]
+    alone = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for needed in (False, True):
+        spaced = [space_before(text) * needed + text for text in texts]
+        ids = [tokenizer.encode(IMAGE + t, add_special_tokens=False) for t in spaced]
+        if [after[1:] for after in ids] == alone:
+            return needed
+    raise ValueError(
+        f"{type(tokenizer).__name__} tokenises a text after {IMAGE} unlike the text by "
+        "itself: the model would see other tokens than in its training"
     )

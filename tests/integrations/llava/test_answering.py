@@ -11,18 +11,9 @@ from PIL import Image
 pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
-from radio_eval.cli import evaluate
+from radio_core.cli import main
 from radio_llava import train
-from radio_llava.answering import (
-    Answerer,
-    Query,
-    load_answerer,
-    model_name,
-    place_images,
-    weights_fingerprint,
-)
-from radio_llava.answering_original import conversation_of
-from radio_llava.cli import chat
+from radio_llava.answering import Answerer, Query, conversation_of, load_answerer
 from radio_llava.images import token_count
 
 pytestmark = pytest.mark.slow
@@ -176,15 +167,18 @@ def test_images_and_their_marks_must_agree(
 
 
 def test_images_without_marks_come_first() -> None:
-    assert place_images(["a", "b"], 2) == ["<image>\n<image>\na", "b"]
-    assert place_images(["a", "b <image>"], 1) == ["a", "b <image>"]
+    picture = Image.new("RGB", (8, 8))
+    query = Query(text="b", images=(picture,) * 2, history=(("a", "said"),))
+    assert query.turns() == [("<image>\n<image>\na", "said"), ("b", "")]
+    query = Query(text="b <image>", images=(picture,), history=(("a", "said"),))
+    assert query.turns() == [("a", "said"), ("b <image>", "")]
 
 
 def test_image_tokens_are_those_that_the_model_sees(
     original: Any, pictures: list[Image.Image]
 ) -> None:
     for picture in pictures:
-        pixels = original._pixels([picture])
+        pixels = original.pixels([picture])
         tower = original.model.get_vision_tower()
         seen = [len(tokens) for tokens in tower(list(pixels))]
         assert seen == [original.image_tokens(picture.height, picture.width)]
@@ -261,20 +255,6 @@ def test_a_conversation_can_be_chosen(trained: Path, pictures: list[Image.Image]
     assert prompt.startswith("A chat between a curious human")
 
 
-def test_models_are_named_by_their_directory(tmp_path: Path) -> None:
-    assert model_name(tmp_path / "llava-mine") == "llava-mine"
-    assert model_name(tmp_path / "llava-mine" / "checkpoint-20") == "llava-mine_checkpoint-20"
-
-
-def test_the_fingerprint_tells_weights_apart() -> None:
-    model = torch.nn.Linear(300, 40)
-    before = weights_fingerprint(model)
-    assert weights_fingerprint(model) == before
-    with torch.no_grad():
-        model.weight += 1e-3
-    assert weights_fingerprint(model) != before
-
-
 def test_photos_with_their_questions_are_asked_by_the_command(
     shared: Path,
     trained: Path,
@@ -283,12 +263,12 @@ def test_photos_with_their_questions_are_asked_by_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     vqa, answers, scores = shared / "data/vqa", tmp_path / "a.jsonl", tmp_path / "scores.json"
-    argv = ["vqa", "--task", "vqav2", "--model", str(trained), "--answers", str(answers)]
+    argv = ["eval", "vqa", "--task", "vqav2", "--model", str(trained), "--answers", str(answers)]
     argv += ["--questions", str(vqa / "vqav2_llava.jsonl"), "--images", str(shared / "data/coco")]
     argv += ["--annotations", str(vqa / "vqav2_annotations.json"), "--json", str(scores)]
     argv += ["--max-new-tokens", "4", "--device", "cpu"]
-    assert evaluate.main([*argv, "--limit", "6"]) == 0
-    assert evaluate.main([*argv, "--batch-size", "16"]) == 0
+    assert main([*argv, "--limit", "6"]) == 0
+    assert main([*argv, "--batch-size", "16"]) == 0
     result = json.loads(scores.read_text())
     assert (result["count"], result["unanswered"]) == (78, 0)
     assert 0 <= result["accuracy"] <= 100
@@ -309,7 +289,7 @@ def test_the_chat_command_talks_with_either_form(
     said = []
     for folder in (trained, converted):
         argv = [str(tmp_path / "red.png"), "--model", str(folder), "--max-new-tokens", "6"]
-        assert chat.main([*argv, "--prompt", QUESTION, "--prompt", "How many?"]) == 0
+        assert main(["llava", "chat", *argv, "--prompt", QUESTION, "--prompt", "How many?"]) == 0
         shown = capsys.readouterr()
         assert "90 x 50 pixels, 40 image tokens" in shown.err
         said.append(shown.out)

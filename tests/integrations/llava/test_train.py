@@ -18,12 +18,14 @@ pytest.importorskip("peft", reason="needs the extra 'llava'")
 from transformers import LlamaForCausalLM
 
 from radio_core import load_model
+from radio_core.config_file import to_mapping
+from radio_core.teachers import TOY_TEACHERS, load_teacher
 from radio_llava import train
+from radio_llava.answering import Query, load_answerer
+from radio_llava.features import TowerConfig
 from radio_llava.images import RadioImageProcessor
-from radio_llava.registration import register
-from radio_llava.tower import RadioVisionTower
-from radio_llava.tower_config import TowerConfig
-from radio_llava.truncation import TruncationWarning
+from radio_llava.registration import TruncationWarning, register
+from radio_llava.tower import VisionTower
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +164,7 @@ def test_stage_2_trains_the_language_model_and_the_projector(
     assert [n for n, x in before.items() if torch.equal(x, after[n])] == []
     projector = torch.load(stage_1 / "mm_projector.bin", weights_only=True)
     assert [n for n, x in projector.items() if torch.equal(x, after[n])] == []
-    tower = RadioVisionTower("toy", SimpleNamespace()).half().state_dict()
+    tower = VisionTower("toy", SimpleNamespace()).half().state_dict()
     unchanged = {n: after[f"model.vision_tower.{n}"] for n in tower}
     assert [n for n, x in tower.items() if not torch.equal(x.float(), unchanged[n].float())] == []
 
@@ -251,7 +253,7 @@ def test_a_tower_that_is_unfrozen_is_trained_saved_and_loaded(run: Run) -> None:
     choices |= {"radio_layers": [1, -1], "radio_normalize": "layer_norm"}
     folder = run("llava-toy-unfrozen", **choices)
     after = weights(folder)
-    fresh = RadioVisionTower("toy", SimpleNamespace()).bfloat16().radio.backbone
+    fresh = VisionTower("toy", SimpleNamespace()).bfloat16().radio.backbone
     name = "model.vision_tower.radio.backbone."
     changed = [
         n
@@ -274,7 +276,7 @@ def test_training_goes_on_from_a_saved_model_with_its_tower(run: Run, stage_2: P
     choices = {"model_name_or_path": stage_2, "max_steps": 1, "radio_resolution": None}
     folder = run("llava-toy-further", **choices)
     recorded = json.loads((folder / "config.json").read_text())
-    assert recorded["radio_tower"] == TowerConfig(model="toy", resolution=64).to_dict()
+    assert recorded["radio_tower"] == to_mapping(TowerConfig(model="toy", resolution=64))
     with pytest.raises(ValueError, match=r"projector takes features of width 128.* 256"):
         run("llava-toy-wider", **choices | {"radio_layers": [0, 1]})
     changed = run("llava-toy-larger", **choices | {"radio_resolution": 96})
@@ -347,3 +349,41 @@ def test_lora_with_an_unfrozen_tower_is_loaded_as_it_was_trained(
     assert [n for n, x in saved.items() if not torch.equal(x, found[n].half())] == []
     kept, buffers = load_model("toy").named_buffers(), dict(tower.named_buffers())
     assert [n for n, x in kept if not torch.allclose(x.to(buffers[n].dtype), buffers[n])] == []
+
+
+@pytest.mark.parametrize("name", TOY_TEACHERS)
+def test_a_llava_is_trained_loaded_again_and_asked(
+    name: str, llava_flags: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "llava-teacher"
+    changes = {"vision_tower": name, "radio_resolution": None, "max_steps": 2}
+    assert train.main(llava_flags(**changes, output_dir=out)) == 0
+    recorded = json.loads((out / "config.json").read_text())
+    spec = load_teacher(name).spec
+    assert recorded["mm_vision_tower"] == name
+    assert recorded["mm_hidden_size"] == spec.feature_dim
+    assert recorded["radio_tower"]["resolution"] == spec.input_size
+
+    answerer = load_answerer(out)
+    assert answerer.image_tokens(30, 200) == spec.grid()[0] ** 2
+    photo, other = Image.new("RGB", (50, 80), "red"), Image.new("RGB", (90, 20), "blue")
+    query = Query(text="What colour is it?", images=(photo,))
+    queries = [query, Query(text="And this?", images=(other,)), Query(text="Which day is it?")]
+    together = answerer.answers(queries, max_new_tokens=4)
+    assert together == [answerer.answers([q], max_new_tokens=4)[0] for q in queries]
+
+
+def test_mixed_samples_train_and_another_tower_takes_the_teachers_place(
+    llava_flags: Callable[..., list[str]], mixed_conversations: Path, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "llava-first", tmp_path / "llava-again"
+    shared: dict[str, Any] = {"data_path": mixed_conversations, "max_steps": 1}
+    flags = llava_flags(**shared, vision_tower="toy-dino", radio_resolution=None, output_dir=out)
+    assert train.main(flags) == 0
+    changes = {"model_name_or_path": out, "output_dir": again, **shared}
+    with pytest.raises(ValueError, match="leave out --radio_resolution"):
+        train.main(llava_flags(**changes, vision_tower="toy-dino"))
+    assert train.main(llava_flags(**changes, vision_tower="toy")) == 0  # of the same width
+    assert json.loads((again / "config.json").read_text())["mm_vision_tower"] == "toy"
+    with pytest.raises(ValueError, match="projector takes features of width 128"):
+        train.main(llava_flags(**changes, vision_tower="toy-sam", radio_resolution=None))

@@ -15,7 +15,7 @@ import transformers
 
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.models.eradio import eradio_config
-from radio_llava.features import tower_features
+from radio_llava.features import TowerConfig, tower_features
 from radio_llava.hf import (
     RadioLlavaProcessor,
     RadioVisionConfig,
@@ -25,8 +25,7 @@ from radio_llava.hf import (
     load_llava,
     register,
 )
-from radio_llava.hf.build import llava_config
-from radio_llava.tower_config import TowerConfig
+from radio_llava.hf.model import llava_config
 
 TOWER = "model.vision_tower."
 
@@ -100,7 +99,7 @@ def test_the_choice_of_features_survives_saving(
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again, processor = load_llava(tmp_path)
-    assert again.config.vision_config.tower_config() == tower
+    assert again.config.vision_config.parts()[1] == tower
     assert list(again.model.vision_tower.radio.adaptors) == [tower.adaptor] * bool(tower.adaptor)
     torch.testing.assert_close(logits(again, batch_of(processor, images, texts)), before)
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers", reason="needs the extra 'llava'")
 
+from radio_core.config_file import to_mapping
 from radio_core.models import RadioModel
-from radio_llava.features import feature_dim, tower_features
+from radio_llava.features import TowerConfig, feature_dim, tower_features
 from radio_llava.hf import convert_llava, load_llava
 from radio_llava.images import RadioImageProcessor
-from radio_llava.tower_config import TowerConfig
 
 
 class Original:
@@ -59,7 +59,7 @@ class Original:
         config = self.llama.config.to_dict() | {"model_type": "llava_llama"}
         config |= {"architectures": ["LlavaLlamaForCausalLM"], "mm_vision_tower": "toy"}
         config |= {"mm_projector_type": "mlp2x_gelu", "mm_hidden_size": self.radio.embed_dim}
-        config |= {"radio_tower": self.tower.to_dict(), "mm_use_im_patch_token": False}
+        config |= {"radio_tower": to_mapping(self.tower), "mm_use_im_patch_token": False}
         (directory / "config.json").write_text(json.dumps(config | fields), encoding="utf-8")
         state = {name: t.contiguous().clone() for name, t in self.state(with_tower).items()}
         save_file(state, directory / "model.safetensors", metadata={"format": "pt"})

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
+from radio_core.cli import main
 from radio_llava import registration, train
-from radio_llava.cli import convert, merge
 from radio_llava.hf import convert_llava, load_llava
-from radio_llava.hf.chat_template import MARKED_IMAGE
+from radio_llava.hf.processing import MARKED_IMAGE
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def test_the_converted_model_has_the_same_tokens_logits_and_answers(
 ) -> None:
     trained = run("llava-toy", CHOICES[choices])
     options = ["--dtype", "float32"]
-    assert convert.main([str(trained), str(tmp_path / "converted"), *options]) == 0
+    assert main(["llava", "convert", str(trained), str(tmp_path / "converted"), *options]) == 0
     assert_same_answers(trained, tmp_path / "converted", toy_conversations)
 
 
@@ -139,7 +139,7 @@ def test_our_own_command_merges_as_llavas_script_does(
     run: Run, tiny_llama: Path, tmp_path: Path
 ) -> None:
     lora, merged = run("llava-toy-lora", LORA), tmp_path / "llava-merged"
-    assert merge.main([str(lora), str(merged), "--base", str(tiny_llama)]) == 0
+    assert main(["llava", "merge", str(lora), str(merged), "--base", str(tiny_llama)]) == 0
     found = load_file(merged / "model.safetensors")
     _, model = merged_by_llava(lora, tiny_llama)
     tower = model.get_vision_tower().tower_config

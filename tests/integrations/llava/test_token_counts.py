@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from radio_core.models import RadioConfig, RadioModel, vit_config
+from radio_llava.features import TowerConfig
 from radio_llava.images import RadioImageProcessor, token_count
-from radio_llava.tower import RadioVisionTower
-from radio_llava.tower_config import TowerConfig
+from radio_llava.tower import VisionTower
 
 LONG_EDGE, PATCH = 432, 16
 ODD = [(1, 1), (1, 900), (9000, 7), (431, 433), (432, 432), (27, 16), (480, 640), (640, 427)]
@@ -52,7 +52,7 @@ def test_the_count_follows_the_rule_exactly() -> None:
 
 
 def test_processor_and_tower_make_as_many(tower: Path) -> None:
-    vision = RadioVisionTower(str(tower), SimpleNamespace())
+    vision = VisionTower(str(tower), SimpleNamespace())
     processor = vision.image_processor
     assert (processor.resolution, processor.step) == (LONG_EDGE, PATCH)
     for height, width in sizes(60):

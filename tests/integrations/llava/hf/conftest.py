@@ -10,7 +10,7 @@ from PIL import Image
 
 from radio_core import load_model
 from radio_core.models import RadioModel
-from radio_llava.tower_config import TowerConfig
+from radio_llava.features import TowerConfig
 
 WORDS = ("<unk>", "<s>", "</s>", "<pad>", "USER", "ASSISTANT", ":", ".", "what", "is", "this")
 COLOURS = ("red", "green", "blue", "a", "square", "circle", "two", "three", "The", "color")

@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("transformers", reason="needs the extra 'llava'")
 
 from radio_core.models import RadioModel
+from radio_llava.features import TowerConfig
 from radio_llava.hf import (
     RadioLlavaImageProcessor,
     RadioLlavaProcessor,
@@ -19,8 +20,7 @@ from radio_llava.hf import (
     build_processor,
     register,
 )
-from radio_llava.hf.chat_template import LLAVA_V1
-from radio_llava.tower_config import TowerConfig
+from radio_llava.hf.processing import LLAVA_V1
 
 ODD_SIZES = [(1, 1), (480, 640), (640, 427), (1000, 3), (333, 500), (64, 64), (7, 432), (431, 433)]
 

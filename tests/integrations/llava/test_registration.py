@@ -12,9 +12,8 @@ pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
 from radio_core import load_model
-from radio_llava.registration import IMAGE_TOKEN_INDEX, is_radio_tower, register
-from radio_llava.tower import RadioVisionTower
-from radio_llava.truncation import TruncationWarning
+from radio_llava.registration import IMAGE_TOKEN_INDEX, TruncationWarning, register
+from radio_llava.tower import VisionTower, is_radio_tower
 
 IMG = IMAGE_TOKEN_INDEX
 
@@ -227,7 +226,7 @@ def test_both_places_of_llava_build_radio_towers() -> None:
 
     for build in (llava_arch.build_vision_tower, builder.build_vision_tower):
         tower = build(SimpleNamespace(mm_vision_tower="toy"), delay_load=True)
-        assert isinstance(tower, RadioVisionTower)
+        assert isinstance(tower, VisionTower)
         with pytest.raises(ValueError, match=r"unknown model 'radio_xl'.*known: toy"):
             build(SimpleNamespace(vision_tower="radio_xl"))
 

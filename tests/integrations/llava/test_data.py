@@ -11,9 +11,8 @@ from PIL import Image
 
 from radio_llava.data import CheckedDataset, MixedSizes, check_samples
 from radio_llava.images import RadioImageProcessor
-from radio_llava.registration import IMAGE_TOKEN_INDEX
-from radio_llava.train import _checked as checked
-from radio_llava.truncation import TruncationWarning
+from radio_llava.registration import IMAGE_TOKEN_INDEX, TruncationWarning
+from radio_llava.train import checked
 
 
 def sample(text: str = "<image>\nWhat?", **values: Any) -> dict[str, Any]:
