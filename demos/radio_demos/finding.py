@@ -13,18 +13,26 @@ from radio_clip.load import load_radio_clip
 from radio_clip.model import RadioClip
 from radio_clip.preprocess import RadioPreprocess, build_preprocess
 from radio_clip.text import Tokenizer
-from radio_core.extras import require
 from radio_core.models.radio import RadioModel
 from radio_demos.drawing import heat_picture, shown_size, spread
 from radio_demos.handlers import Late, Recent
 from radio_demos.models import EncoderFile, device_of
 from radio_demos.pictures import fingerprint, reduced
-from radio_sam.cli.mask_files import FoundMask, encode_mask
-from radio_sam.cli.overlay import Pixels, draw_overlay
-from radio_sam.cli.prompt_options import ObjectPrompt, place_prompts, read_prompts
 from radio_sam.export import load_exported_sam
-from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
-from radio_sam.prompts import EncodedImage, Prompts, encode_images, predict_best_masks
+from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
+from radio_sam.objects import (
+    EVERYTHING,
+    TOY_EVERYTHING,
+    ObjectPrompt,
+    Pixels,
+    check_shape,
+    find_everything,
+    find_objects,
+    place_prompts,
+    read_prompts,
+)
+from radio_sam.overlay import draw_overlay
+from radio_sam.prompts import EncodedImage, encode_images
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -39,9 +47,6 @@ _UPLOAD = "Upload a picture, or take one of the examples."
 MOST_OBJECTS = 32
 _LONGEST = 1024  # pixels of a picture of which everything is searched
 _POINTS_AT_ONCE = 16
-# Thresholds of `radio sam everything`: the toy is less sure of itself.
-_TOY_EVERYTHING = {"points_per_side": 12, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.75}
-_EVERYTHING = {"points_per_side": 16, "pred_iou_thresh": 0.88, "stability_score_thresh": 0.95}
 
 
 class Finder:
@@ -64,7 +69,7 @@ class Finder:
         def load() -> "Sam":
             if isinstance(radio, EncoderFile):
                 return load_exported_sam(radio.path, sam, device)
-            return put_into_sam(radio, sam).to(device)
+            return load_radio_sam(radio, sam, device=device)
 
         def load_words() -> _Words:
             if isinstance(radio, EncoderFile):
@@ -136,12 +141,12 @@ class Finder:
         self, sam: "Sam", name: str, pixels: Pixels, objects: Sequence[ObjectPrompt]
     ) -> tuple[Image.Image, str]:
         """The overlay of the objects' masks, and a line about them."""
-        _check_shape(sam, pixels)
+        check_shape(sam, pixels, "this picture")
         started = time.perf_counter()
         key = (name, fingerprint(Image.fromarray(pixels)))
         encoded = self._encoded.get(key, lambda: encode_images(sam, [pixels])[0])
         between = time.perf_counter()
-        found = [_mask(sam, encoded, number, item) for number, item in enumerate(objects)]
+        found = find_objects(sam, encoded, objects)
         done = time.perf_counter()
         parts = [f"{mask.area} pixels, predicted IoU {mask.predicted_iou:.2f}" for mask in found]
         line = (
@@ -153,35 +158,19 @@ class Finder:
     def _all(
         self, sam: "Sam", name: str, pixels: Pixels, progress: Callable[..., Any]
     ) -> tuple[Image.Image, str]:
-        _check_shape(sam, pixels)
-        options = _TOY_EVERYTHING if self._toy else _EVERYTHING
-        generator = require("segment_anything", extra="sam").SamAutomaticMaskGenerator(
-            sam, points_per_batch=_POINTS_AT_ONCE, output_mode="coco_rle", **options
-        )
-        total = options["points_per_side"] ** 2
-        done = 0
+        check_shape(sam, pixels, "this picture")
+        options = {
+            **(TOY_EVERYTHING if self._toy else EVERYTHING | {"points_per_side": 16}),
+            "points_per_batch": _POINTS_AT_ONCE,
+        }
 
-        def count(_module: Any, _inputs: Any, outputs: Any) -> None:
-            nonlocal done
-            done += len(outputs[0])
-            progress(min(1.0, done / total), desc=f"{name}: searching everywhere")
+        def listen(_what: str, done: int, total: int | None) -> None:
+            share = min(1.0, done / total) if total else 0.0
+            progress(share, desc=f"{name}: searching everywhere")
 
         started = time.perf_counter()
-        hook = sam.mask_decoder.register_forward_hook(count)
-        try:
-            records = generator.generate(pixels)
-        finally:
-            hook.remove()
+        found = find_everything(sam, pixels, options, listen)
         taken = time.perf_counter() - started
-        found = [
-            FoundMask(
-                number=number,
-                rle=record["segmentation"],
-                predicted_iou=float(record["predicted_iou"]),
-                prompt=ObjectPrompt(),
-            )
-            for number, record in enumerate(sorted(records, key=lambda r: -r["area"]))
-        ]
         line = f"**{name}**: {len(found)} objects in {taken:.1f} s."
         return draw_overlay(pixels, found, prompts=False), line
 
@@ -195,26 +184,6 @@ def read_lines(text: str) -> list[ObjectPrompt]:
     lines = text.split()
     boxes = [line for line in lines if line.count(",") == 3]
     return read_prompts(boxes, [line for line in lines if line.count(",") != 3])
-
-
-def _mask(sam: "Sam", encoded: EncodedImage, number: int, item: ObjectPrompt) -> FoundMask:
-    prompts = Prompts(
-        boxes=torch.tensor([item.box]) if item.box is not None else None,
-        points=torch.tensor([item.points]) if item.points else None,
-        labels=torch.tensor([item.labels]) if item.points else None,
-    )
-    masks, ious = predict_best_masks(sam, encoded, prompts)
-    rle = encode_mask(masks[0].numpy())
-    return FoundMask(number=number, rle=rle, predicted_iou=float(ious[0]), prompt=item)
-
-
-def _check_shape(sam: "Sam", pixels: Pixels) -> None:
-    (height, width), side = pixels.shape[:2], int(sam.image_encoder.img_size)
-    if min(height, width) * side < max(height, width):
-        raise ValueError(
-            f"this picture of {width} x {height} pixels is too narrow for the model; its longer "
-            f"side may be at most {side} times the shorter one"
-        )
 
 
 def _unseen() -> Any:

@@ -11,9 +11,8 @@ from radio_core.export.card import ExportCard
 from radio_core.export.runtime import Engine, open_engine
 from radio_core.export.subject import Subject
 from radio_core.models.radio import RadioModel
-from radio_sam.encoder import RadioImageEncoder
-from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam, put_into_sam
-from radio_sam.swap import input_width, with_encoder
+from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
+from radio_sam.swap import RadioImageEncoder, input_width, with_encoder
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -50,7 +49,7 @@ def sam_subject(
         ValueError: whatever `load_radio_sam` refuses.
         ImportError: the extra "sam" is missing.
     """
-    sam = put_into_sam(model, source or TOY_SAM, PURPOSE, image_size=size)
+    sam = load_radio_sam(model, source or TOY_SAM, PURPOSE, image_size=size)
     encoder = sam.image_encoder
     assert isinstance(encoder, RadioImageEncoder)
     cell = encoder.image_size[0] // encoder.grid_size[0]

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from radio_core.extras import require
 from radio_core.models.radio import RadioModel
-from radio_sam.encoder import RadioImageEncoder
-from radio_sam.swap import check_radio, input_width
+from radio_sam.swap import RadioImageEncoder, check_radio, input_width
 
 if TYPE_CHECKING:
     from transformers import SamModel

@@ -222,7 +222,11 @@ def _decode(
             coords = resize.apply_coords_torch(part.points, encoded.original_size).to(sam.device)
             points = (coords, part.labels.to(sam.device))
         if part.masks is not None:
-            masks = _checked_masks(part.masks, encoded).to(sam.device)
+            rows, cols = (4 * side for side in encoded.embedding.shape[-2:])
+            if part.masks.shape[1:] != (1, rows, cols):
+                found = "x".join(str(side) for side in part.masks.shape[2:])
+                raise ValueError(f"masks are {rows}x{cols} logits for this embedding, not {found}")
+            masks = part.masks.float().to(sam.device)
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
         yield sam.mask_decoder(
             image_embeddings=encoded.embedding[None],
@@ -231,15 +235,6 @@ def _decode(
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
         )
-
-
-def _checked_masks(masks: Tensor, encoded: EncodedImage) -> Tensor:
-    """Mask prompts as float; ValueError where they are of another model or image size."""
-    rows, cols = (4 * side for side in encoded.embedding.shape[-2:])
-    if masks.shape[1:] != (1, rows, cols):
-        found = "x".join(str(side) for side in masks.shape[2:])
-        raise ValueError(f"masks are {rows}x{cols} logits for this embedding, not {found}")
-    return masks.float()
 
 
 def _upsampled(sam: "Sam", encoded: EncodedImage, logits: Tensor) -> Tensor:

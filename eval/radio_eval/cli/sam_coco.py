@@ -23,7 +23,7 @@ from radio_eval.report.sam import sam_sections
 from radio_eval.report.sections import Show
 from radio_eval.sam.miou import SamEvaluator, SamParameters
 from radio_eval.sam.results import ResultFolder
-from radio_sam.cli.sam_options import read_image_size
+from radio_sam.swap import read_image_size
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 

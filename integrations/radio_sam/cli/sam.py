@@ -1,271 +1,265 @@
 """Find objects in an image: radio sam {segment,everything} IMAGE, with boxes, points or neither."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+import tyro
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from radio_core.cli import UsageError, parse
+from radio_core.cli import UsageError
 from radio_core.data.images import load_rgb, printable
 from radio_core.devices import choose_device
 from radio_core.extras import require
-from radio_sam.cli.mask_files import FoundMask, encode_mask, write_masks
-from radio_sam.cli.overlay import draw_overlay, side_by_side
-from radio_sam.cli.prompt_options import ObjectPrompt, place_prompts, read_prompts
-from radio_sam.cli.sam_options import (
-    EverythingOptions,
-    SamOptions,
-    SegmentOptions,
-    read_image_size,
-)
+from radio_core.progress import rich_progress
 from radio_sam.load import TOY_SAM, load_radio_sam
-from radio_sam.prompts import (
-    EncodedImage,
-    Prompts,
-    encode_images,
-    predict_best_masks,
-    predict_masks,
+from radio_sam.objects import (
+    EVERYTHING,
+    TOY_EVERYTHING,
+    FoundMask,
+    Pixels,
+    check_shape,
+    find_everything,
+    find_objects,
+    place_prompts,
+    read_prompts,
 )
+from radio_sam.overlay import draw_overlay, side_by_side
+from radio_sam.prompts import encode_images
+from radio_sam.swap import read_image_size
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-_USAGE = """usage: radio sam segment IMAGE --box X0,Y0,X1,Y1 --point X,Y[,0|1] ... [OPTIONS]
-       radio sam everything IMAGE [OPTIONS]
-
-segment     masks of the objects that boxes and points show
-everything  masks of all objects that a grid of points finds
-
-'radio sam segment --help' and 'radio sam everything --help' tell the options."""
-
-_LISTED = 20  # masks that get a line of text
-_MASK_VALUES = 2**27  # most logits at the image's size at any time: half a gigabyte of float32
-
-Pixels = NDArray[np.uint8]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+JSON_FILE = "masks.json"
+_PNG_NAME = re.compile(r"mask_\d{3,}(_\d)?\.png")
+_LISTED = 20
+"""Masks that get a line of text."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `radio sam ACTION IMAGE ...`; returns the exit code."""
-    actions: dict[str, Callable[[Sequence[str]], None]]
-    actions = {"segment": _segment, "everything": _everything}
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if argv else 2
-    action, *rest = argv
-    if action not in actions:
-        raise UsageError(f"unknown action {action!r}; known: {', '.join(actions)}")
-    actions[action](rest)
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class SamOptions:
+    """What both actions take."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """Image file."""
+    model: str = "toy"
+    """Image encoder: a RADIO release, a file or folder with a model, a hub id; or "sam" for the
+    SAM's own."""
+    sam: str = TOY_SAM
+    """SAM that gives prompt encoder and mask decoder: "toy-sam", "vit_h:CHECKPOINT.pth" (or vit_l,
+    vit_b), a checkpoint file alone, or a folder with sam_config.json."""
+    adaptor: str = "sam"
+    """The model's adaptor that imitates this SAM."""
+    window_size: int | None = None
+    """Side in patches of the encoder's attention windows; the model's own if None, 0 for global
+    attention."""
+    image_size: str = ""
+    """Pixels that the encoder sees: "1024" for a square of that side, "768x1024" for height x
+    width; the SAM's own if empty."""
+    skip_padding: Switch = False
+    """Do not compute the padding of images that are not square."""
+    device: str = "auto"
+    """Where the model runs, such as "cuda:1"; "auto" takes a GPU where there is one."""
+    out: Path | None = None
+    """Folder for mask_000.png ... (0 and 255, at the image's size), masks.json (COCO run-length
+    codes, boxes, areas, predicted IoUs, prompts) and overlay.png; radio-sam/<name of the image> if
+    None."""
+
+    def read(self) -> Pixels:
+        """The image [H, W, 3]; also refuses to begin what could not be written in the end."""
+        require("pycocotools.mask", extra="eval")
+        return np.array(load_rgb(self.image))
+
+    def load(self, image: Pixels) -> "Sam":
+        """The model, which the image must suit."""
+        try:
+            size = read_image_size(self.image_size)
+        except ValueError as error:
+            raise UsageError(f"--image-size {error}") from error
+        sam = load_radio_sam(
+            self.model,
+            self.sam,
+            self.adaptor,
+            self.window_size,
+            size,
+            self.skip_padding,
+            choose_device(self.device),
+        )
+        check_shape(sam, image, printable(self.image))
+        return sam
+
+    def write(
+        self, masks: Sequence[FoundMask], overlay: Image.Image, multimask: bool = False
+    ) -> None:
+        """Write all results, and say what they are."""
+        folder = Path("radio-sam") / self.image.stem if self.out is None else self.out
+        paths = write_masks(masks, folder, multimask=multimask)
+        overlay.save(folder / "overlay.png")
+        console = Console()
+        for path, found in list(zip(paths, masks, strict=True))[:_LISTED]:
+            box = ",".join(f"{value:g}" for value in found.bbox)
+            line = f"{path.name}: {found.area} pixels, x,y,w,h {box}, "
+            _say(console, line + f"predicted IoU {found.predicted_iou:.3f}")
+        if len(masks) > _LISTED:
+            _say(console, f"... and {len(masks) - _LISTED} more masks")
+        count = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
+        _say(console, f"{count}, {JSON_FILE} and overlay.png in {printable(folder)}")
 
 
-def _segment(argv: Sequence[str]) -> None:
-    options = parse(SegmentOptions, argv, prog="radio sam segment")
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions(SamOptions):
+    """Masks of the objects that boxes and points show.
+
+    Every box is an object. Points refine the box if there is exactly one; without a box, or with
+    several, the points together show one object (with several boxes, the last). Of SAM's three
+    proposals for each object, the one with the highest predicted IoU is kept.
+    """
+
+    box: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="X0,Y0,X1,Y1")
+    ] = ()
+    """Corners of an object, top left and bottom right, in pixels of the image."""
+    point: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="X,Y[,0|1]")
+    ] = ()
+    """A place on the object (label 1, or none) or on the background (label 0), in pixels."""
+    multimask: Switch = False
+    """Write all three proposals of each object, best first, as mask_<object>_<proposal>.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EverythingOptions(SamOptions):
+    """Masks of all objects that a grid of points finds, the largest first."""
+
+    points_per_side: int | None = None
+    """Points along each side of the grid; 12 for toy-sam and 32 for others if None."""
+    pred_iou_thresh: float | None = None
+    """Least predicted IoU of a mask, in [0, 1]; 0.6 for toy-sam and 0.88 for others if None."""
+    stability_score_thresh: float | None = None
+    """Least IoU between the masks at a higher and a lower cut-off, in [0, 1]; 0.75 for toy-sam and
+    0.95 for others if None."""
+    box_nms_thresh: float = 0.7
+    """Of masks whose boxes overlap by more than this IoU, only the best stays, in [0, 1]."""
+    crop_layers: int = 0
+    """Search also in 4, 16, ... crops of the image, for small objects: number of such layers."""
+    min_mask_region_area: int = 0
+    """Remove islands and holes of fewer pixels; needs opencv."""
+
+    def __post_init__(self) -> None:
+        least = {"points_per_side": 1, "crop_layers": 0, "min_mask_region_area": 0}
+        shares = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh")
+        for name in (*least, *shares):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None and name in least and value < least[name]:
+                raise UsageError(f"{flag} must be at least {least[name]}, not {value}")
+            if value is not None and name in shares and not 0 <= value <= 1:
+                raise UsageError(f"{flag} must be between 0 and 1, not {value}")
+
+
+def segment(options: SegmentOptions) -> int:
+    """Segment the objects of an image that boxes and points show."""
     errors = Console(stderr=True)
-    objects = read_prompts(options.box, options.point)
-    image = _read(options)
+    try:
+        objects = read_prompts(options.box, options.point)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    image = options.read()
     height, width = image.shape[:2]
-    objects = place_prompts(objects, width, height, lambda line: _say(errors, line))
+    try:
+        objects = place_prompts(objects, width, height, lambda line: _say(errors, line))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     with errors.status("loading the model") as status:
-        sam = _load(options, image)
+        sam = options.load(image)
         status.update("encoding the image")
-        encoded = encode_images(sam, [image])[0]
+        [encoded] = encode_images(sam, [image])
         status.update("decoding the masks")
-        masks = _masks_of(sam, encoded, objects, options.multimask)
+        masks = find_objects(sam, encoded, objects, multimask=options.multimask)
     for found in masks:
         if found.area == 0:
             _say(errors, f"object {found.number}: the mask is empty")
-    proposals = sorted({found.proposal for found in masks})
     pictures = [
         draw_overlay(image, [found for found in masks if found.proposal == proposal])
-        for proposal in proposals
+        for proposal in sorted({found.proposal for found in masks})
     ]
-    _write(options.folder, masks, side_by_side(pictures), multimask=options.multimask)
+    options.write(masks, side_by_side(pictures), multimask=options.multimask)
+    return 0
 
 
-def _masks_of(
-    sam: "Sam", encoded: EncodedImage, objects: Sequence[ObjectPrompt], multimask: bool
-) -> list[FoundMask]:
-    """The masks of each object, by falling predicted IoU: one, or with `multimask` all three."""
-    at_once = _prompts_at_once(encoded.original_size, 3 if multimask else 1)
-    numbered = list(enumerate(objects))
-    boxes_alone = [(number, item) for number, item in numbered if not item.points]
-    with_points = [(number, item) for number, item in numbered if item.points]
-    found = []
-    for group in filter(None, (boxes_alone, with_points)):
-        prompts = _tensors([item for _, item in group])
-        if multimask:
-            predicted = predict_masks(sam, encoded, prompts, prompts_per_batch=at_once)
-            masks, ious = predicted.masks, predicted.ious
-        else:
-            best, scores = predict_best_masks(sam, encoded, prompts, prompts_per_batch=at_once)
-            masks, ious = best[:, None], scores[:, None]
-        for row, (number, item) in enumerate(group):
-            order = ious[row].argsort(descending=True, stable=True).tolist()
-            found += [
-                FoundMask(
-                    number=number,
-                    proposal=rank,
-                    rle=encode_mask(masks[row, column].numpy()),
-                    predicted_iou=float(ious[row, column]),
-                    prompt=item,
-                )
-                for rank, column in enumerate(order)
-            ]
-    return found
-
-
-def _tensors(objects: Sequence[ObjectPrompt]) -> Prompts:
-    """Prompts of objects that all have a box or all have none, and equally many points."""
-    boxes = [item.box for item in objects if item.box is not None]
-    points = torch.tensor([item.points for item in objects])  # [N, P, 2]
-    return Prompts(
-        boxes=torch.tensor(boxes) if boxes else None,
-        points=points if points.numel() else None,
-        labels=torch.tensor([item.labels for item in objects]) if points.numel() else None,
-    )
-
-
-def _everything(argv: Sequence[str]) -> None:
-    options = parse(EverythingOptions, argv, prog="radio sam everything")
+def everything(options: EverythingOptions) -> int:
+    """Segment all objects of an image that a grid of points finds."""
     if options.min_mask_region_area > 0 and find_spec("cv2") is None:
         raise ImportError("--min-mask-region-area needs opencv: pip install opencv-python-headless")
     errors = Console(stderr=True)
-    image = _read(options)
+    image = options.read()
     with errors.status("loading the model"):
-        sam = _load(options, image)
-    records = _generate(sam, image, options, errors)
-    records.sort(key=lambda record: (-record["area"], record["bbox"]))
-    masks = [_from_record(number, record) for number, record in enumerate(records)]
+        sam = options.load(image)
+    settings = {
+        **(TOY_EVERYTHING if options.sam == TOY_SAM else EVERYTHING),
+        "box_nms_thresh": options.box_nms_thresh,
+        "crop_n_layers": options.crop_layers,
+        "min_mask_region_area": options.min_mask_region_area,
+    }
+    for name in EVERYTHING:
+        given = getattr(options, name)
+        if given is not None:
+            settings[name] = given
+    with rich_progress(errors) as progress:
+        masks = find_everything(sam, image, settings, progress)
     if not masks:
         _say(
             errors,
             "no mask passed the thresholds; lower --pred-iou-thresh or --stability-score-thresh",
         )
-    _write(options.folder, masks, draw_overlay(image, masks, prompts=False))
+    options.write(masks, draw_overlay(image, masks, prompts=False))
+    return 0
 
 
-def _generate(
-    sam: "Sam", image: Pixels, options: EverythingOptions, errors: Console
-) -> list[dict[str, Any]]:
-    """The records of SAM's own generator, under a bar that counts the points."""
-    toy = options.sam == TOY_SAM
-    height, width = image.shape[:2]
-    generator = require("segment_anything", extra="sam").SamAutomaticMaskGenerator(
-        sam,
-        points_per_side=_given(options.points_per_side, 12 if toy else 32),
-        points_per_batch=_prompts_at_once((height, width), 3),
-        pred_iou_thresh=_given(options.pred_iou_thresh, 0.6 if toy else 0.88),
-        stability_score_thresh=_given(options.stability_score_thresh, 0.75 if toy else 0.95),
-        box_nms_thresh=options.box_nms_thresh,
-        crop_n_layers=options.crop_layers,
-        min_mask_region_area=options.min_mask_region_area,
-        output_mode="coco_rle",
-    )
-    total = sum(4**layer * len(grid) for layer, grid in enumerate(generator.point_grids))
-    with _progress(errors, total) as advance:
-        # The decoder runs once for each batch of points; its first output is a row a point.
-        hook = sam.mask_decoder.register_forward_hook(
-            lambda _module, _inputs, outputs: advance(len(outputs[0]))
+def write_masks(masks: Sequence[FoundMask], folder: Path, *, multimask: bool) -> list[Path]:
+    """Write mask_000.png ... (0 or 255, at the image's size) and masks.json into a folder.
+
+    The pictures that an earlier masks.json there lists are removed first, so that none of them
+    seem to belong to this run. With `multimask` the names are mask_<object>_<proposal>.png.
+
+    Returns:
+        The picture of each mask.
+    """
+    try:
+        earlier = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+        names = [str(record["file"]) for record in earlier]
+    except (OSError, ValueError, TypeError, KeyError):
+        names = []  # nothing there, or not ours
+    for name in filter(_PNG_NAME.fullmatch, names):
+        (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, records = [], []
+    for found in masks:
+        name = f"mask_{found.number:03d}" + (f"_{found.proposal}" if multimask else "")
+        paths.append(folder / f"{name}.png")
+        Image.fromarray(found.mask.astype(np.uint8) * 255).save(paths[-1])
+        records.append(
+            {
+                "file": paths[-1].name,
+                "object": found.number,
+                "segmentation": found.rle,
+                "bbox": list(found.bbox),
+                "area": found.area,
+                "predicted_iou": found.predicted_iou,
+                **found.scores,
+                "prompt": found.prompt.to_json(),
+            }
         )
-        try:
-            records: list[dict[str, Any]] = generator.generate(image)
-        finally:
-            hook.remove()
-    return records
-
-
-def _from_record(number: int, record: dict[str, Any]) -> FoundMask:
-    """One record of SAM's generator."""
-    points = tuple((float(x), float(y)) for x, y in record["point_coords"])
-    return FoundMask(
-        number=number,
-        rle=record["segmentation"],
-        predicted_iou=float(record["predicted_iou"]),
-        prompt=ObjectPrompt(points=points, labels=(1,) * len(points)),
-        scores={"stability_score": float(record["stability_score"])},
-    )
-
-
-def _write(
-    folder: Path, masks: Sequence[FoundMask], overlay: Image.Image, multimask: bool = False
-) -> None:
-    """Write all results, and say what they are."""
-    paths = write_masks(masks, folder, multimask=multimask)
-    overlay.save(folder / "overlay.png")
-    console = Console()
-    for path, found in list(zip(paths, masks, strict=True))[:_LISTED]:
-        box = ",".join(f"{value:g}" for value in found.bbox)
-        line = f"{path.name}: {found.area} pixels, x,y,w,h {box}, "
-        _say(console, line + f"predicted IoU {found.predicted_iou:.3f}")
-    if len(masks) > _LISTED:
-        _say(console, f"... and {len(masks) - _LISTED} more masks")
-    count = "1 mask" if len(masks) == 1 else f"{len(masks)} masks"
-    _say(console, f"{count}, masks.json and overlay.png in {printable(folder)}")
-
-
-def _read(options: SamOptions) -> Pixels:
-    """The image [H, W, 3]; also refuses to begin what could not be written in the end."""
-    require("pycocotools.mask", extra="eval")
-    return np.array(load_rgb(options.image))
-
-
-def _load(options: SamOptions, image: Pixels) -> "Sam":
-    """The model; refuses an image that would have no pixel left at the model's size."""
-    sam = load_radio_sam(
-        options.model,
-        options.sam,
-        adaptor=options.adaptor,
-        window_size=options.window_size,
-        image_size=read_image_size(options.image_size),
-        skip_padding=options.skip_padding,
-        device=choose_device(options.device),
-    )
-    (height, width), side = image.shape[:2], sam.image_encoder.img_size
-    if min(height, width) * side < max(height, width):
-        raise ValueError(
-            f"{printable(options.image)}: {width} x {height} pixels are too narrow for this "
-            f"model; the longer side may be at most {side} times the shorter one"
-        )
-    return sam
-
-
-def _prompts_at_once(size: tuple[int, int], masks_each: int) -> int:
-    """Prompts whose masks at an image's (height, width) go well into memory together."""
-    return max(1, min(64, _MASK_VALUES // (masks_each * size[0] * size[1])))
-
-
-def _given(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields what counts points as done."""
-    bar = Progress(
-        TextColumn("points"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task("points", total=total, rate="")
-
-    def advance(points: int) -> None:
-        speed = bar.tasks[0].speed
-        bar.update(task, advance=points, rate=f"{speed:.0f}/s" if speed else "")
-
-    with bar:
-        yield advance
+    text = json.dumps(records, indent=1) + "\n"
+    (folder / JSON_FILE).write_text(text, encoding="utf-8")
+    return paths
 
 
 def _say(console: Console, line: str) -> None:

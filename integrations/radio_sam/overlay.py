@@ -5,11 +5,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from radio_sam.cli.mask_files import FoundMask, Mask
-from radio_sam.cli.prompt_options import ObjectPrompt, Point
+from radio_sam.objects import FoundMask, Mask, ObjectPrompt, Pixels
 
 SMALLEST, LARGEST = 640, 2048
 """Pixels of a picture's longer side: smaller images are magnified, larger ones are reduced."""
@@ -18,7 +16,6 @@ _OPACITY = 0.4
 _SHADOW = (0, 0, 0)
 _ON, _OFF = (20, 160, 60), (210, 30, 40)
 
-Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 
@@ -101,27 +98,20 @@ def _paint(pixels: Pixels, mask: Mask, colour: Colour, pen: int) -> None:
 def _draw_prompt(
     draw: ImageDraw.ImageDraw, prompt: ObjectPrompt, colour: Colour, scale: float, pen: int
 ) -> None:
+    """A frame for the box, and a disc with a sign for each point, so that it needs no colours."""
     if prompt.box is not None:
         corners = [round(value * scale) for value in prompt.box]
         corners[2:] = [max(low, high - 1) for low, high in zip(corners, corners[2:], strict=False)]
         draw.rectangle(corners, outline=_SHADOW, width=pen + 2)
         draw.rectangle(corners, outline=colour, width=pen)
+    radius, arm = 4 * pen, 2 * pen
     for point, label in zip(prompt.points, prompt.labels, strict=True):
-        _draw_point(draw, point, label, scale, pen)
-
-
-def _draw_point(
-    draw: ImageDraw.ImageDraw, point: Point, label: int, scale: float, pen: int
-) -> None:
-    """A disc with a sign, so that it needs no eye for colours."""
-    x, y = ((value + 0.5) * scale for value in point)
-    radius = 4 * pen
-    disc = (x - radius, y - radius, x + radius, y + radius)
-    draw.ellipse(disc, fill=_ON if label else _OFF, outline="white", width=pen)
-    arm = radius - 2 * pen
-    draw.line((x - arm, y, x + arm, y), fill="white", width=pen)
-    if label:
-        draw.line((x, y - arm, x, y + arm), fill="white", width=pen)
+        x, y = ((value + 0.5) * scale for value in point)
+        disc = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(disc, fill=_ON if label else _OFF, outline="white", width=pen)
+        draw.line((x - arm, y, x + arm, y), fill="white", width=pen)
+        if label:
+            draw.line((x, y - arm, x, y + arm), fill="white", width=pen)
 
 
 def _draw_number(draw: ImageDraw.ImageDraw, found: FoundMask, scale: float, pen: int) -> None:

@@ -19,7 +19,7 @@ from radio_core.models import RadioModel
 from radio_core.models.vit import VisionTransformer
 from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_sam import build_radio_sam, load_radio_sam
-from radio_sam.build import recognise_sam
+from radio_sam.load import recognise_sam
 
 WIDTHS = {"vit_b": 768, "vit_h": 1280}
 
