@@ -113,6 +113,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where)
+    if hasattr(hint, "of_type"):  # a base class, whose subclasses have names
+        if not isinstance(value, Mapping) or _TYPE not in value:
+            raise ValueError(f"{where} must be a mapping with a field {_TYPE!r}, got {value!r}")
+        try:
+            kind = hint.of_type(value[_TYPE])
+        except ValueError as error:
+            raise ValueError(f"{where}.{_TYPE}: {error}") from error
+        return from_mapping(kind, value, where)
     if origin in (Union, types.UnionType):
         return _first_that_fits(arguments, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):

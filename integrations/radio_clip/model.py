@@ -58,7 +58,7 @@ class RadioVisual(nn.Module):
                 "an exported file gives the summaries of whole images, and its heads cannot read "
                 "patches in their place: load the model that it was made from"
             )
-        if getattr(radio.config.backbone, "feature_start", None) is not None:
+        if radio.config.backbone.feature_start is not None:
             raise ValueError("the features of this model hold other tokens too and are no map")
         pixels = radio.conditioner(images).to(next(radio.backbone.parameters()).dtype)
         # Straight from the backbone: a feature normalizer would take the patches out of the space

@@ -210,8 +210,10 @@ def _blocks(radio: RadioModel, config: TowerConfig) -> list[int]:
     """The chosen blocks counted from 0, in the order asked for; empty for the last features."""
     if config.layers is None:
         return []
-    depth = len(getattr(radio.backbone, "blocks", ()))
-    if not depth:
-        raise ValueError("layers need a transformer; E-RADIO gives the features of its end only")
-    block_indices(config.layers, depth)  # names the known ones where one is unknown
-    return [layer % depth for layer in config.layers]
+    backbone = radio.config.backbone
+    if not backbone.num_blocks:
+        raise ValueError(
+            f"layers need a transformer; {backbone.label} gives the features of its end only"
+        )
+    block_indices(config.layers, backbone.num_blocks)  # names the known ones if one is unknown
+    return [layer % backbone.num_blocks for layer in config.layers]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from radio_core.extras import require
 from radio_core.models.adaptors import Adaptor
 from radio_core.models.radio import RadioModel
-from radio_core.models.vit import ViTConfig
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -149,7 +148,7 @@ def check_radio(
 
 
 def _has_windows(radio: RadioModel) -> bool:
-    return isinstance(radio.config.backbone, ViTConfig) and radio.config.supports_windows
+    return radio.config.backbone.supports_windows and radio.config.supports_windows
 
 
 def input_width(neck: nn.Module) -> int:

@@ -5,6 +5,7 @@ costs over its mathematics. Positions come already resized.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -119,8 +120,7 @@ def bare_vit(model: RadioModel, batch: int, height: int, width: int) -> BareViT:
     def pair(name: str) -> tuple[Tensor, Tensor]:
         return state[f"{name}.weight"], state[f"{name}.bias"]
 
-    vit = model.backbone
-    assert isinstance(vit, VisionTransformer)
+    vit = cast(VisionTransformer, model.backbone)
     config = vit.config
     rows, cols = height // config.patch_size, width // config.patch_size
     weight = state["patch_generator.embedder.weight"]

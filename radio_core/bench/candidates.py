@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +21,8 @@ from radio_core.bench.sam import sam_encoder
 from radio_core.export.card import ExportCard
 from radio_core.export.runtime import SUFFIXES, load_exported
 from radio_core.export.subject import Subject, model_subject
-from radio_core.models import RadioConfig, RadioModel, ViTConfig
+from radio_core.models import RadioConfig, RadioModel
 from radio_core.models.config import DTYPES
-from radio_core.models.eradio import ERadio
 from radio_core.teachers.base import Teacher
 from radio_core.teachers.load import is_teacher, load_teacher
 from radio_core.vision import nearest_resolution
@@ -98,18 +97,17 @@ class Candidates:
 
             key = (case.model, case.num_windowed, dtype, device, deploy)
             model: RadioModel = self._once(key, make)
-            if case.window_size and isinstance(model.backbone, ERadio):
+            if case.window_size and model.config.backbone.own_windows:
                 windowed: RadioModel = self._once(
                     (*key, case.window_size), lambda: copy.deepcopy(model)
                 )
-                assert isinstance(windowed.backbone, ERadio)
                 windowed.backbone.change_window_size(case.window_size)
                 return windowed
             return model
 
         model = opened(case.dtype, self.device, self._deploy)
         _check_size(case, model)
-        windows = None if isinstance(model.backbone, ERadio) else case.window_size
+        windows = None if model.config.backbone.own_windows else case.window_size
         module = _Windowed(model, windows)
 
         def subject() -> Subject:
@@ -180,16 +178,16 @@ def _open_radio(name: str, num_windowed: int | None) -> RadioModel:
     if preset == name:
         return load_model(name, num_windowed=num_windowed)
     backbone = random_backbone(preset)
-    windows = isinstance(backbone, ViTConfig)
-    if num_windowed is not None and isinstance(backbone, ViTConfig):
-        backbone = replace(backbone, num_windowed=num_windowed)
-    return RadioModel(RadioConfig(backbone=backbone, supports_windows=windows)).eval()
+    if num_windowed is not None:
+        backbone = backbone.with_fields(num_windowed=num_windowed)
+    config = RadioConfig(backbone=backbone, supports_windows=backbone.supports_windows)
+    return RadioModel(config).eval()
 
 
 def _check_size(case: Case, model: RadioModel) -> None:
     height, width, window = case.height, case.width, case.window_size
     nearest = model.nearest_supported_resolution(height, width)
-    if window is not None and not isinstance(model.backbone, ERadio):
+    if window is not None and not model.config.backbone.own_windows:
         if not model.config.supports_windows:
             raise ValueError(f"{case.model} has no windowed mode: measure it without windows")
         nearest = nearest_resolution(height, width, model.config.backbone.resolution_step * window)

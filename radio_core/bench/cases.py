@@ -10,7 +10,7 @@ from typing import Literal
 from radio_core.bench.sam import RADIO_MODELS, SAM_MODELS
 from radio_core.export.runtime import SUFFIXES
 from radio_core.models import ERadioConfig, ViTConfig, eradio_config, vit_config
-from radio_core.models.config import BackboneConfig
+from radio_core.models.backbone import BackboneConfig
 from radio_core.models.eradio_config import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig
 

@@ -133,7 +133,7 @@ def sam_encoder(name: str, resolution: int) -> nn.Module:
         known = ", ".join((*SAM_MODELS, *RADIO_MODELS))
         raise ValueError(f"unknown encoder {name!r}; known: {known}, and RADIO ViTs with +wWINDOW")
     backbone = RADIO_MODELS[kind]()
-    if window and isinstance(backbone, ERadioConfig):
+    if window and backbone.own_windows:
         raise ValueError(f"{kind} has windows of its own: measure it without +w{window}")
     head = HeadConfig(out_dim=_NECK_WIDTH, hidden_dim=_NECK_WIDTH)
     adaptor = AdaptorConfig(name="sam", features=head)

@@ -195,6 +195,7 @@ class _RandomViT(Teacher):
 
     def extract(self, images: Tensor) -> Output:
         output = self.vit(images)
+        assert output.summary is not None
         return Output(output.summary[:, 0], output.features)
 
 

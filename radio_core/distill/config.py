@@ -13,8 +13,7 @@ from radio_core.distill.group_config import (
     TeacherConfig,
 )
 from radio_core.distill.shapes import check_cacheable, check_student
-from radio_core.models.config import BackboneConfig
-from radio_core.models.vit import ViTConfig
+from radio_core.models.backbone import BackboneConfig
 
 __all__ = [
     "RUN_CONTROL",
@@ -223,9 +222,9 @@ class TrainConfig:
                 f"known: {', '.join(self.teachers)}"
             )
         check_student(group, self.student)
-        if group.window_sizes and not isinstance(self.student, ViTConfig):
+        if group.window_sizes and not self.student.supports_windows:
             raise ValueError(
-                f"group {group.name}: window_sizes are a mode of our ViT; this student "
+                f"group {group.name}: window_sizes are for students with a windowed mode; this one "
                 f"({self.student.type}) has none: leave them empty"
             )
         if self.cached_views:

@@ -18,7 +18,7 @@ from radio_core.distill.normalization import (
     output_width,
 )
 from radio_core.distill.phi_s import PhiS
-from radio_core.distill.student import fit_windows, student_config
+from radio_core.distill.student import student_config
 from radio_core.models.adaptors import Adaptor
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import apply_spectral, folded_state_dict
@@ -82,7 +82,7 @@ class Distiller(nn.Module):
             targets: the group's teachers, or some of them, and their outputs on the same crops.
             window_size: attention windows in patches; None for global attention.
         """
-        fit_windows(self.student, *images.shape[-2:])
+        self.student.backbone.fit_windows(*images.shape[-2:])
         outputs = self.student(images, "NCHW", tuple(targets), window_size or 0)
         losses: dict[str, Tensor] = {}
         for name, target in targets.items():

@@ -5,13 +5,12 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from radio_core.distill.config import TrainConfig
 from radio_core.models.radio import RadioModel
-from radio_core.models.vit import VisionTransformer
 from radio_core.processes import Processes
 
 
@@ -29,15 +28,10 @@ def set_up_student(student: RadioModel, config: TrainConfig, ranks: Processes) -
         ValueError: the student cannot be executed so.
     """
     if config.activation_checkpointing:
-        if not isinstance(student.backbone, VisionTransformer):
-            raise ValueError(
-                "activation_checkpointing works with our vision transformer only; for another "
-                "student raise accumulate instead"
-            )
-        student.backbone.activation_checkpointing = True
+        student.backbone.checkpoint_activations()
     if config.compile:
-        for block in blocks_of(student):
-            block.compile()
+        for unit in student.backbone.units():
+            unit.compile()
     if config.parallel == "fsdp":
         if ranks.size == 1:
             raise ValueError(
@@ -55,15 +49,9 @@ def shard_student(student: RadioModel, ranks: Processes) -> None:
     """
     device = next(student.parameters()).device
     mesh = init_device_mesh(device.type, (ranks.size,))
-    for block in blocks_of(student):
-        fully_shard(block, mesh=mesh)
+    for unit in student.backbone.units():
+        fully_shard(unit, mesh=mesh)
     fully_shard(student, mesh=mesh)
-
-
-def blocks_of(student: RadioModel) -> list[nn.Module]:
-    """The blocks of a transformer; of other backbones their whole."""
-    blocks = getattr(student.backbone, "blocks", None)
-    return list(blocks) if isinstance(blocks, nn.ModuleList) else [student.backbone]
 
 
 def touch_heads(student: RadioModel) -> Tensor:

@@ -19,10 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from radio_core.distill.cache import CacheLayout
 from radio_core.distill.config import GroupConfig, TrainConfig
-from radio_core.distill.execution import blocks_of
 from radio_core.distill.partition import Partition, group_ranks, mosaic_images
 from radio_core.distill.shapes import StepShape, group_shapes, teacher_size
-from radio_core.distill.student import fit_windows, student_config
+from radio_core.distill.student import student_config
 from radio_core.distill.teacher_facts import TeacherFacts, teacher_facts
 from radio_core.models.radio import RadioModel
 from radio_core.vision import ModelSpec
@@ -184,7 +183,8 @@ def _plan_group(
             once = facts[name].flops(round((height * width) ** 0.5))
             teachers += once / group.mosaics.get(name, 1) ** 2 / len(sizes)
     if config.activation_checkpointing:
-        kept = kept / len(blocks_of(student)) * 1.5  # one block, and the inputs of all of them
+        # One block, and the inputs of all of them.
+        kept = kept / len(student.backbone.units()) * 1.5
     unit = mosaic_images(group)
     images = -(-group.batch_size // unit // ranks // config.accumulate) * unit
     return GroupPlan(
@@ -200,7 +200,7 @@ def _forward(
     student: RadioModel, names: tuple[str, ...], size: tuple[int, int], window: int
 ) -> tuple[float, float]:
     """Operations of a forward pass on one image, and bytes that it keeps for the backward pass."""
-    fit_windows(student, *size)
+    student.backbone.fit_windows(*size)
     images = torch.empty(1, 3, *size, device="meta")
     with _kept_bytes(student) as kept, FlopCounterMode(display=False) as counter:
         student(images, "NCHW", names, window)

@@ -1,19 +1,13 @@
 """The student that fits a run: its backbone, and a pair of heads for every teacher."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 from radio_core.distill.config import TrainConfig
 from radio_core.models.adaptors import AdaptorConfig
-from radio_core.models.config import BackboneConfig, RadioConfig
-from radio_core.models.eradio import ERadio, ERadioConfig
+from radio_core.models.config import RadioConfig
 from radio_core.models.heads import HeadConfig
-from radio_core.models.radio import RadioModel
-from radio_core.models.vit import ViTConfig
 from radio_core.vision import ModelSpec
-
-_MAX_WINDOW = 16  # cells; of the released E-RADIO
 
 
 def student_config(config: TrainConfig, specs: Mapping[str, ModelSpec]) -> RadioConfig:
@@ -36,7 +30,11 @@ def student_config(config: TrainConfig, specs: Mapping[str, ModelSpec]) -> Radio
     ]
     hidden = max(max(spec.feature_dim, spec.summary_dim or 0) for spec in specs.values())
     head = partial(HeadConfig, hidden_dim=hidden)
-    has_tokens = isinstance(config.student, ViTConfig)
+    preferred = _preferred_resolution(config, with_summary)
+    backbone = config.student.with_summary_tokens(len(with_summary))
+    # Training chooses windows for every size; the saved model has those of its best one.
+    backbone = backbone.fit_windows(preferred, preferred)
+    has_tokens = backbone.num_summary_tokens > 1
     adaptors = []
     for name, spec in specs.items():
         summary_dim = spec.summary_dim if name in with_summary else None
@@ -51,43 +49,16 @@ def student_config(config: TrainConfig, specs: Mapping[str, ModelSpec]) -> Radio
                 text_tower=_text_tower(config.teachers[name].source),
             )
         )
-    preferred = _preferred_resolution(config, with_summary)
-    backbone = _backbone(config.student, len(with_summary), preferred)
-    vit = backbone if isinstance(backbone, ViTConfig) else None
     return RadioConfig(
         name=config.recipe,
         backbone=backbone,
         adaptors=tuple(adaptors),
         summary_idxs=tuple(range(backbone.num_summary_tokens)),
         teachers=tuple(teacher.source for teacher in config.teachers.values()),
-        max_resolution=None if vit is None else vit.grid_size * vit.patch_size,
+        max_resolution=backbone.max_resolution,
         preferred_resolution=(preferred, preferred),
         supports_windows=any(g.window_sizes for s in config.stages for g in s.groups),
     )
-
-
-def fit_windows(model: RadioModel, height: int, width: int) -> None:
-    """Give an E-RADIO the windows that tile images of this size in pixels; others stay as is."""
-    if isinstance(model.backbone, ERadio):
-        model.backbone.change_window_size(_window(model.backbone.config, min(height, width)))
-
-
-def _window(student: ERadioConfig, side: int) -> int:
-    """The largest window in cells that tiles an image side; the configured one where none does."""
-    cells = side // student.resolution_step
-    tiling = [window for window in range(2, _MAX_WINDOW + 1) if cells % window == 0]
-    return max(tiling, default=student.window_sizes[-1])
-
-
-def _backbone(student: BackboneConfig, summaries: int, preferred: int) -> BackboneConfig:
-    """The configured backbone with what follows from teachers and resolutions."""
-    if isinstance(student, ViTConfig):
-        return replace(student, num_cls_tokens=max(summaries, 1))
-    if isinstance(student, ERadioConfig):
-        # Training chooses windows for every size; the saved model has those of its best one.
-        window = _window(student, preferred)
-        return replace(student, window_sizes=(window, window))
-    return student
 
 
 def _preferred_resolution(config: TrainConfig, with_summary: list[str]) -> int:

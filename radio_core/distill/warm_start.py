@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from radio_core.models.adaptors import Adaptor
 from radio_core.models.config import RadioConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import folded_state_dict, set_weight
-from radio_core.models.timm_student import TimmConfig
 from radio_core.models.vit import ViTConfig
 from radio_core.zoo.load import load_model
 
@@ -116,9 +116,7 @@ def _take_backbone(student: RadioModel, model: RadioModel, report: WarmStart) ->
 
 def _take_tokens(student: RadioModel, model: RadioModel, report: WarmStart) -> None:
     """Class tokens by the adaptors that read them, then registers in their order."""
-    ours, theirs = student.config.backbone, model.config.backbone
-    assert isinstance(ours, ViTConfig)
-    assert isinstance(theirs, ViTConfig)
+    ours, theirs = (cast(ViTConfig, m.config.backbone) for m in (student, model))
     own = student.backbone.get_parameter(_TOKENS)
     other = model.backbone.state_dict()[_TOKENS].to(own)
     if own.shape[1] != other.shape[1]:
@@ -195,5 +193,4 @@ def _resized_grid(value: Tensor, own: Tensor) -> Tensor:
 def _kind(config: RadioConfig) -> str:
     """What two backbones must share for their tensors to mean the same."""
     backbone = config.backbone
-    name = backbone.name if isinstance(backbone, TimmConfig) else backbone.type
-    return f"{name} of width {backbone.embed_dim}"
+    return f"{backbone.label} of width {backbone.embed_dim}"

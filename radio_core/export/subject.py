@@ -13,8 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from radio_core import __version__
 from radio_core.export.card import AdaptorCard, ExportCard, Precision
 from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.backbone import Backbone
 from radio_core.models.config import DTYPES
-from radio_core.models.eradio import ERadio
 from radio_core.models.radio import FeatureFormat, RadioModel
 from radio_core.vision import Resolution, nearest_resolution
 
@@ -47,7 +47,7 @@ class Subject:
         """A copy of it as it goes into a file: what only training needs is fused, weights cast."""
         module = copy.deepcopy(self.module)
         for part in module.modules():
-            if isinstance(part, ERadio):
+            if isinstance(part, Backbone):
                 part.switch_to_deploy()
             if isinstance(part, nn.Sequential):
                 _fold_batch_norms(part)
@@ -128,7 +128,7 @@ def model_subject(
     """
     names = model.check_adaptors(adaptors)
     config = model.config
-    if getattr(config.backbone, "feature_start", None) is not None and feature_fmt == "NCHW":
+    if config.backbone.feature_start is not None and feature_fmt == "NCHW":
         raise ValueError(
             'the features of this model hold other tokens too: export them as "NLC" '
             "(--feature-fmt NLC)"

@@ -1,7 +1,8 @@
 """The students: vision transformer, adaptor heads, and the model that joins them."""
 
 from radio_core.models.adaptors import AdaptorConfig
-from radio_core.models.config import BackboneConfig, RadioConfig
+from radio_core.models.backbone import Backbone, BackboneConfig
+from radio_core.models.config import RadioConfig
 from radio_core.models.eradio import ERadio, ERadioConfig, eradio_config
 from radio_core.models.heads import HeadConfig
 from radio_core.models.radio import RadioModel
@@ -11,6 +12,7 @@ from radio_core.vision import Output
 
 __all__ = [
     "AdaptorConfig",
+    "Backbone",
     "BackboneConfig",
     "ERadio",
     "ERadioConfig",

@@ -7,13 +7,8 @@ from typing import Literal
 import torch
 
 from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.backbone import BackboneConfig, check_type
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
-from radio_core.models.eradio import ERadioConfig
-from radio_core.models.timm_student import TimmConfig
-from radio_core.models.vit import ViTConfig
-
-BackboneConfig = ViTConfig | ERadioConfig | TimmConfig
-"""The shape of a student; `type` tells them apart in config.json."""
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[DtypeName, torch.dtype] = {
@@ -62,6 +57,7 @@ class RadioConfig:
     licence: str = ""
 
     def __post_init__(self) -> None:
+        check_type(self.backbone)
         names = [adaptor.name for adaptor in self.adaptors]
         if len(set(names)) != len(names):
             raise ValueError(f"adaptor names must differ: {', '.join(names)}")
@@ -79,7 +75,7 @@ class RadioConfig:
                     f"adaptor {adaptor.name}: token_slot {adaptor.token_slot}, but the backbone "
                     f"has {tokens} summary tokens"
                 )
-        if self.intermediate_normalizer and not isinstance(self.backbone, ViTConfig):
+        if self.intermediate_normalizer and not self.backbone.num_blocks:
             raise ValueError("an intermediate normalizer needs a transformer backbone")
         if not all(math.isfinite(x) for x in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std positive")

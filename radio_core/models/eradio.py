@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from radio_core.models.backbone import Backbone
 from radio_core.models.eradio_blocks import AttentionBlocks, ConvBlocks, ConvBN
 from radio_core.models.eradio_config import (
     FIRST_ATTENTION_LEVEL,
@@ -36,20 +37,16 @@ class ERadioMaps(NamedTuple):
     full: Tensor
 
 
-class ERadio(nn.Module):
+class ERadio(Backbone):
     """A hybrid of convolutions and windowed attention for image sides that are multiples of 32.
 
     Windows are part of the architecture; there is no windowed mode to switch on as in the ViT.
     """
 
+    config: ERadioConfig
+
     def __init__(self, config: ERadioConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_dim = config.embed_dim
-        self.patch_size = config.patch_size
-        self.num_summary_tokens = config.num_summary_tokens
-        self.resolution_step = config.resolution_step
-        self.deployed = False
+        super().__init__(config)
         self.patch_embed = Stem(config.in_dim, config.dim)
         self.levels = nn.ModuleList(Level(config, level) for level in range(NUM_LEVELS))
         self.high_res_neck = Neck(config)
@@ -83,7 +80,7 @@ class ERadio(nn.Module):
         Args:
             images: [B, 3, H, W], normalised; H and W multiples of 32.
         """
-        check_images(images, self.resolution_step)
+        check_images(images, self.config.resolution_step)
         stem = x = self.patch_embed(images)
         before, after = [], []
         for level in self.levels:
@@ -107,6 +104,10 @@ class ERadio(nn.Module):
             if self.deployed:
                 blocks.freeze_biases()
 
+    def fit_windows(self, height: int, width: int) -> None:
+        """Choose windows that tile images of this size in pixels, at most 16 cells wide."""
+        self.change_window_size(self.config.fitting_window(height, width))
+
     def set_optimal_window_size(
         self, image_size: int | tuple[int, int], max_window: int = 16
     ) -> None:
@@ -120,10 +121,11 @@ class ERadio(nn.Module):
             ValueError: a side is below 32 pixels, or max_window below 1.
         """
         side = image_size if isinstance(image_size, int) else min(image_size)
-        cells = side // self.resolution_step
+        step = self.config.resolution_step
+        cells = side // step
         if cells < 1 or max_window < 1:
             raise ValueError(
-                f"image size {image_size} must be at least {self.resolution_step} pixels and "
+                f"image size {image_size} must be at least {step} pixels and "
                 f"max_window {max_window} at least 1"
             )
         self.change_window_size(max(n for n in range(1, max_window + 1) if cells % n == 0))

@@ -1,20 +1,22 @@
 """The shape of an E-RADIO backbone, and the names under which it is known."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from radio_core.config_file import from_mapping
+from radio_core.models.backbone import Backbone, BackboneConfig
 
 NUM_LEVELS = 4
 FIRST_ATTENTION_LEVEL = 2
 STEM_STRIDE = 4
 MAX_WINDOW_SIZE = 64
+MAX_FITTED_WINDOW = 16  # of the released E-RADIO
 MAX_RATIO = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ERadioConfig:
+class ERadioConfig(BackboneConfig):
     """The shape of an E-RADIO: two convolutional levels, two of windowed attention, and a neck.
 
     Level i works at width dim * 2**i on a map with a cell of 4 * 2**i pixels.
@@ -51,6 +53,10 @@ class ERadioConfig:
     full_features_head_dim: int
     neck_start_stage: int = 2
     layer_scale: float | None = None
+
+    label = "E-RADIO"
+    own_windows = True
+    builds_on_meta = True
 
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[int, int]] = {
@@ -120,14 +126,26 @@ class ERadioConfig:
         return STEM_STRIDE << self.neck_start_stage
 
     @property
-    def num_summary_tokens(self) -> int:
-        """One: the mean of the features."""
-        return 1
-
-    @property
     def resolution_step(self) -> int:
         """Image sides are multiples of it: the cell of the last level, in pixels."""
         return STEM_STRIDE << (NUM_LEVELS - 1)
+
+    def build(self) -> Backbone:
+        """The network, with fresh weights."""
+        from radio_core.models.eradio import ERadio
+
+        return ERadio(self)
+
+    def fitting_window(self, height: int, width: int) -> int:
+        """The largest window in cells that tiles such images; the configured one if none does."""
+        cells = min(height, width) // self.resolution_step
+        tiling = [side for side in range(2, MAX_FITTED_WINDOW + 1) if cells % side == 0]
+        return max(tiling, default=self.window_sizes[-1])
+
+    def fit_windows(self, height: int, width: int) -> "ERadioConfig":
+        """The same with windows that tile images of this size in pixels."""
+        window = self.fitting_window(height, width)
+        return replace(self, window_sizes=(window, window))
 
 
 _LARGE: dict[str, Any] = {

@@ -6,14 +6,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from radio_core.models.backbone import Backbone, TokenStates
 from radio_core.models.normalizers import AlphaScheme, IntermediateNormalizer
-from radio_core.models.vit import TokenStates, VisionTransformer
 
 Aggregation = Literal["sparse", "dense"]
 
 
 def collect_layers(
-    vit: VisionTransformer,
+    backbone: Backbone,
     images: Tensor,
     indices: int | Sequence[int],
     aggregation: Aggregation = "sparse",
@@ -22,16 +22,16 @@ def collect_layers(
     normalizer: IntermediateNormalizer | None = None,
     scheme: AlphaScheme = "post-alpha",
 ) -> TokenStates:
-    """Run a ViT and keep the tokens of the requested blocks.
+    """Run a transformer and keep the tokens of the requested blocks.
 
     Args:
-        vit: the backbone.
+        backbone: one with `config.num_blocks`.
         images: [B, 3, H, W], normalised.
         indices: the last n blocks, or block indices (negative ones count from the end).
         aggregation: "sparse": the tokens after each block asked for; "dense": the mean over the
             blocks after the previous one asked for, up to and including this one.
         stop_early: run no block after the last one asked for.
-        window_size: as in `VisionTransformer.forward`.
+        window_size: as in `Backbone.forward`.
         normalizer: applied to the patches, where the model has one.
         scheme: "pre-alpha" scales each block before the mean, "post-alpha" the mean afterwards;
             "none" leaves the normalizer out.
@@ -45,13 +45,13 @@ def collect_layers(
     for value, known in ((aggregation, get_args(Aggregation)), (scheme, get_args(AlphaScheme))):
         if value not in known:
             raise ValueError(f"unknown choice {value!r}; known: {', '.join(map(repr, known))}")
-    wanted = block_indices(indices, len(vit.blocks))
+    wanted = block_indices(indices, backbone.config.num_blocks)
     collect = wanted if aggregation == "sparse" else list(range(wanted[-1] + 1))
     depth = wanted[-1] + 1 if stop_early else None
-    states = vit.run_blocks(images, window_size, collect=collect, depth=depth)
+    states = backbone.run_blocks(images, window_size, collect=collect, depth=depth)
     if scheme == "none":
         normalizer = None
-    prefix = vit.num_prefix_tokens
+    prefix = backbone.config.num_prefix_tokens
     results = []
     for start, stop in zip([0, *(i + 1 for i in wanted[:-1])], wanted, strict=True):
         layers = [stop] if aggregation == "sparse" else list(range(start, stop + 1))

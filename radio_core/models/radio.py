@@ -16,13 +16,10 @@ from radio_core.models.checkpoint import (
     write_checkpoint,
 )
 from radio_core.models.conditioner import InputConditioner
-from radio_core.models.config import DTYPES, BackboneConfig, RadioConfig
-from radio_core.models.eradio import ERadio, ERadioConfig
+from radio_core.models.config import DTYPES, RadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
 from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
 from radio_core.models.spectral import folded_state_dict
-from radio_core.models.timm_student import TimmConfig, TimmStudent
-from radio_core.models.vit import VisionTransformer, ViTConfig
 from radio_core.vision import Output, Resolution, nearest_resolution
 
 FeatureFormat = Literal["NLC", "NCHW"]
@@ -45,13 +42,13 @@ class RadioModel(nn.Module):
         super().__init__()
         self.config = config
         self.conditioner: nn.Module = InputConditioner(config.mean, config.std)
-        self.backbone = build_backbone(config.backbone)
+        self.backbone = config.backbone.build()
         width = self.backbone.embed_dim
         self.feature_normalizer = FeatureNormalizer(width) if config.feature_normalizer else None
         self.intermediate_normalizer: IntermediateNormalizer | None = None
-        if config.intermediate_normalizer and isinstance(config.backbone, ViTConfig):
+        if config.intermediate_normalizer:
             self.intermediate_normalizer = IntermediateNormalizer(
-                config.backbone.depth, width, config.intermediate_normalizer == "per_layer"
+                config.backbone.num_blocks, width, config.intermediate_normalizer == "per_layer"
             )
         self.adaptors = nn.ModuleDict(
             {spec.name: Adaptor(spec, self.backbone.embed_dim) for spec in config.adaptors}
@@ -97,24 +94,17 @@ class RadioModel(nn.Module):
     def num_summary_tokens(self) -> int:
         """Tokens in front of the features: class tokens and registers; 1 where there are none."""
         backbone = self.config.backbone
-        if not isinstance(backbone, ViTConfig):
-            return 1
         start = backbone.feature_start
-        return backbone.num_prefix_tokens if start is None else start
+        return (backbone.num_prefix_tokens or 1) if start is None else start
 
     def nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """The image size in pixels nearest to (height, width) that `forward` takes."""
-        backbone = self.config.backbone
-        if isinstance(backbone, ViTConfig) and backbone.positions == "fixed":
-            return Resolution(*2 * (backbone.grid_size * backbone.patch_size,))
-        if isinstance(backbone, TimmConfig) and backbone.pyramid.fixed:
-            return Resolution(*2 * (backbone.resolution_step,))
-        return nearest_resolution(height, width, self.min_resolution_step)
+        only = self.config.backbone.fixed_size
+        return only or nearest_resolution(height, width, self.min_resolution_step)
 
     def switch_to_deploy(self) -> "RadioModel":
         """Fuse what only training needs (E-RADIO's BatchNorm); the outputs stay. Returns self."""
-        if isinstance(self.backbone, ERadio):
-            self.backbone.switch_to_deploy()
+        self.backbone.switch_to_deploy()
         return self
 
     def make_preprocessor_external(self) -> nn.Module:
@@ -212,13 +202,14 @@ class RadioModel(nn.Module):
                 backbone that is no transformer.
         """
         backbone, normalizer = self.backbone, self.intermediate_normalizer
-        if not isinstance(backbone, VisionTransformer):
+        if not self.config.backbone.num_blocks:
             raise ValueError(
-                "forward_intermediates needs our transformer; this backbone has no such blocks"
+                f"forward_intermediates needs the blocks of a transformer; the backbone "
+                f"({self.config.backbone.label}) has none"
             )
         options = (aggregation, stop_early, self.window_size, normalizer, norm_alpha_scheme)
         layers = collect_layers(backbone, self._normalised(images), indices, *options)
-        finish = backbone.norm if norm else nn.Identity()
+        finish = backbone.final_norm if norm else nn.Identity()
         results: list[Any] = []
         for tokens in layers.collected:
             output = backbone.layer_output(finish(tokens), layers.grid)
@@ -252,7 +243,7 @@ class RadioModel(nn.Module):
         self, backbone: Output, adaptors: Sequence[str], feature_fmt: FeatureFormat
     ) -> dict[str, Output]:
         """Normalise and select the backbone's output, run the heads, and format the features."""
-        start = getattr(self.config.backbone, "feature_start", None)
+        start = self.config.backbone.feature_start
         if start is not None and feature_fmt == "NCHW":
             raise ValueError('the features of this model hold other tokens too: use "NLC"')
         if self.feature_normalizer is not None:
@@ -303,7 +294,7 @@ class RadioModel(nn.Module):
             ValueError: a weight is NaN, infinite, or too large for `dtype`; or the model has been
                 through `switch_to_deploy`.
         """
-        if isinstance(self.backbone, ERadio) and self.backbone.deployed:
+        if self.backbone.deployed:
             raise ValueError("after switch_to_deploy the weights are fused: save the model before")
         write_checkpoint(Path(directory), self.config, folded_state_dict(self), dtype)
 
@@ -346,21 +337,14 @@ class RadioModel(nn.Module):
         """
         with torch.device("meta"):
             model = cls(config)
-        if isinstance(config.backbone, TimmConfig):
-            model.backbone = build_backbone(config.backbone)  # it has buffers that no file holds
+        if not config.backbone.builds_on_meta:  # it may compute with what no file holds
+            model.backbone = config.backbone.build()
         model.conditioner = InputConditioner(config.mean, config.std)
         load_strictly(model, state, where)
         for module in (model.backbone, model.feature_normalizer, model.intermediate_normalizer):
             if module is not None:
                 module.to(dtype or DTYPES[config.dtype])
         return model.eval()
-
-
-def build_backbone(config: BackboneConfig) -> VisionTransformer | ERadio | TimmStudent:
-    """A student with fresh weights."""
-    if isinstance(config, ERadioConfig):
-        return ERadio(config)
-    return TimmStudent(config) if isinstance(config, TimmConfig) else VisionTransformer(config)
 
 
 def _formatted(output: Output, feature_fmt: FeatureFormat) -> Output:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.vision import Output, check_images
+from radio_core.models.backbone import Backbone, BackboneConfig
+from radio_core.vision import Output, Resolution, check_images
 
 # How timm's transformers are told to take images of any size, newest name first; a network that
 # knows neither is built as it is. Convolutional networks take any size anyway.
@@ -38,7 +39,7 @@ class Pyramid(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmConfig:
+class TimmConfig(BackboneConfig):
     """A network of timm, with fresh weights.
 
     Attributes:
@@ -80,29 +81,36 @@ class TimmConfig:
         return self.pyramid.strides[0]
 
     @property
-    def num_summary_tokens(self) -> int:
-        """One: the mean of the features."""
-        return 1
+    def label(self) -> str:
+        """timm's name."""
+        return self.name
 
     @property
     def resolution_step(self) -> int:
         """Image sides are multiples of this many pixels."""
         return self.pyramid.resolution_step
 
+    @property
+    def fixed_size(self) -> Resolution | None:
+        """The only image size that the network takes; None if it takes any."""
+        return Resolution(*2 * (self.resolution_step,)) if self.pyramid.fixed else None
 
-class TimmStudent(nn.Module):
+    def build(self) -> "TimmStudent":
+        """The network, with fresh weights."""
+        return TimmStudent(self)
+
+
+class TimmStudent(Backbone):
     """The last maps of a timm network, each normalised over its channels, side by side.
 
     The normalisation brings maps of different stages (and networks whose features grow without
     bound, such as NFNets) to one scale; what mixes the stages is the first layer of every head.
     """
 
+    config: TimmConfig
+
     def __init__(self, config: TimmConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_dim = config.embed_dim
-        self.patch_size = config.patch_size
-        self.num_summary_tokens = config.num_summary_tokens
+        super().__init__(config)
         pyramid = config.pyramid
         self.network = _create(config.name, pyramid.indices, config.image_size)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in pyramid.channels)
@@ -126,7 +134,8 @@ class TimmStudent(nn.Module):
         pyramid = self.config.pyramid
         check_images(images, pyramid.resolution_step)
         height, width = images.shape[-2:]
-        if pyramid.fixed and (height, width) != 2 * (pyramid.resolution_step,):
+        only = self.config.fixed_size
+        if only not in (None, (height, width)):
             side = pyramid.resolution_step
             raise ValueError(f"{self.config.name} takes images of {side}x{side} pixels only")
         grid = (height // self.patch_size, width // self.patch_size)

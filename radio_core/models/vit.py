@@ -2,23 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from radio_core.models.backbone import Backbone, BackboneConfig, TokenStates
 from radio_core.models.block import Block, FeedForward
 from radio_core.models.position import PatchGenerator, Positions
 from radio_core.models.stem import ConvStem, PatchEmbed
-from radio_core.models.windows import WindowGrid, window_schedule
-from radio_core.vision import Output, check_images
+from radio_core.models.windows import DEFAULT_NUM_GLOBAL, WindowGrid, window_schedule
+from radio_core.vision import Output, Resolution, check_images
 
 LAYER_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(BackboneConfig):
     """The shape of a vision transformer.
 
     Attributes:
@@ -71,6 +72,10 @@ class ViTConfig:
     num_windowed: int | None = None
     num_global: int | None = None
 
+    label = "ViT"
+    supports_windows = True
+    builds_on_meta = True
+
     def __post_init__(self) -> None:
         bounds = {"patch_size": 1024, "embed_dim": 65536, "depth": 1024, "num_heads": 1024}
         lowest = {"num_cls_tokens": 0, "num_registers": 0, "grid_size": 1, "num_windowed": 0}
@@ -91,11 +96,6 @@ class ViTConfig:
             )
 
     @property
-    def resolution_step(self) -> int:
-        """Image sides are multiples of this many pixels."""
-        return self.patch_size
-
-    @property
     def num_summary_tokens(self) -> int:
         """Summary tokens that the backbone returns."""
         return self.num_cls_tokens if self.summary == "cls" else 1
@@ -104,6 +104,36 @@ class ViTConfig:
     def num_prefix_tokens(self) -> int:
         """Tokens in front of the patches: class tokens (unless averaging) and registers."""
         return self.num_registers + (0 if self.summary == "avg" else self.num_cls_tokens)
+
+    @property
+    def num_blocks(self) -> int:
+        """The depth."""
+        return self.depth
+
+    @property
+    def fixed_size(self) -> Resolution | None:
+        """The size of the position grid, where its positions are fixed."""
+        return Resolution(*2 * (self.max_resolution,)) if self.positions == "fixed" else None
+
+    @property
+    def max_resolution(self) -> int:
+        """Side of the position grid in pixels."""
+        return self.grid_size * self.patch_size
+
+    @property
+    def windows(self) -> str:
+        """Which layers stay global in windowed mode, for people."""
+        if self.num_windowed is not None:
+            return f"{self.num_windowed} per global"
+        return f"{self.num_global or DEFAULT_NUM_GLOBAL} global"
+
+    def build(self) -> "VisionTransformer":
+        """The network, with fresh weights."""
+        return VisionTransformer(self)
+
+    def with_summary_tokens(self, count: int) -> "ViTConfig":
+        """The same with `count` class tokens, at least 1."""
+        return self.with_fields(num_cls_tokens=max(count, 1))
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -138,36 +168,15 @@ def vit_config(preset: str, *, patch_size: int | None = None, **overrides: Any) 
     return ViTConfig(**{**values, **overrides})
 
 
-class TokenStates(NamedTuple):
-    """Token sequences [B, prefix + h*w, C], patches row-major, before any final norm.
+class VisionTransformer(Backbone):
+    """A ViT for any resolution, with several class tokens, registers and optional windows."""
 
-    Attributes:
-        final: after the last block that ran.
-        collected: after each requested block, in the order of the blocks.
-        grid: (h, w) in patches.
-    """
-
-    final: Tensor
-    collected: list[Tensor]
-    grid: tuple[int, int]
-
-
-class VisionTransformer(nn.Module):
-    """A ViT for any resolution, with several class tokens, registers and optional windows.
-
-    Attributes:
-        activation_checkpointing: keep no activations inside the blocks for the backward pass, but
-            compute them again there.
-    """
+    config: ViTConfig
 
     def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_dim = config.embed_dim
-        self.patch_size = config.patch_size
-        self.num_summary_tokens = config.num_summary_tokens
+        super().__init__(config)
         self.num_prefix_tokens = config.num_prefix_tokens
-        self.activation_checkpointing = False
+        self._recomputes_blocks = False
         width = config.embed_dim
         stem: nn.Module
         if config.stem == "conv":
@@ -212,7 +221,20 @@ class VisionTransformer(nn.Module):
             ValueError: H or W is not a multiple of patch_size (times window_size).
         """
         states = self.run_blocks(images, window_size)
-        return self.as_output(self.norm(states.final), states.grid)
+        return self.as_output(self.final_norm(states.final), states.grid)
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """The norm behind the last block, [B, prefix + h*w, C] to the same shape."""
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def units(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
+    def checkpoint_activations(self) -> None:
+        """Keep no activations inside the blocks for the backward pass; compute them again there."""
+        self._recomputes_blocks = True
 
     def run_blocks(
         self,
@@ -249,7 +271,7 @@ class VisionTransformer(nn.Module):
                     tokens = windows.cut(patches)
             elif windows is not None and prefix is not None:
                 tokens, prefix = torch.cat([prefix, windows.join(tokens)], dim=1), None
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if self._recomputes_blocks and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)

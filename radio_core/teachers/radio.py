@@ -45,7 +45,7 @@ class RadioVision(Teacher):
             heads: dict[str, Any] = {head.name: head for head in radio.config.adaptors}
             licence, windows = radio.config.licence, radio.config.supports_windows
             self.config = repr(radio.config)
-            if getattr(radio.config.backbone, "feature_start", None) is not None:
+            if radio.config.backbone.feature_start is not None:
                 raise ValueError(f"{name}: the features of this model hold other tokens too")
         else:
             heads, licence, windows = dict(radio.adaptors), "", False

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -172,6 +172,7 @@ def _our_config(fields: Mapping[str, Any], where: str) -> RadioConfig:
     """The fields of transformers' configuration as our configuration."""
     try:
         backbone = {
+            "type": "vit",
             "patch_size": fields["patch_size"],
             "embed_dim": fields["hidden_size"],
             "depth": fields["num_hidden_layers"],
@@ -213,8 +214,7 @@ def _with_layer_scale(
     config: RadioConfig, state: dict[str, Tensor], value: float
 ) -> tuple[RadioConfig, dict[str, Tensor]]:
     """Add the LayerScale that a file leaves out, or drop one that multiplies by 1."""
-    backbone = config.backbone
-    assert isinstance(backbone, ViTConfig)
+    backbone = cast(ViTConfig, config.backbone)
     names = [f"backbone.blocks.{i}.ls{n}.gamma" for i in range(backbone.depth) for n in (1, 2)]
     if backbone.init_values is None:
         if value == 1 and all((state[name] == 1).all() for name in names if name in state):
@@ -272,7 +272,7 @@ def inexpressible(config: RadioConfig) -> list[str]:
     """What the model has that transformers' class has not; empty if it can be written."""
     backbone = config.backbone
     if not isinstance(backbone, ViTConfig):
-        return ["E-RADIO backbone"]
+        return [f"{backbone.label} backbone"]
     found = {
         "convolutional stem": backbone.stem != "patch",
         "bias of the patch embedding": backbone.patch_bias,
@@ -305,8 +305,7 @@ def _file_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _native_config(config: RadioConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Our configuration as transformers' config.json."""
-    backbone = config.backbone
-    assert isinstance(backbone, ViTConfig)
+    backbone = cast(ViTConfig, config.backbone)
     return FIXED | {
         "architectures": ["RadioModel"],
         "model_type": "radio",

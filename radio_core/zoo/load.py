@@ -13,7 +13,6 @@ from torch import Tensor
 from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights
 from radio_core.models.config import RadioConfig
 from radio_core.models.radio import RadioModel
-from radio_core.models.vit import ViTConfig
 from radio_core.models.weight_files import read_json
 from radio_core.zoo.hf_native import from_native, is_native
 from radio_core.zoo.hf_remote import RemoteCodeExtras, is_remote_code, read_remote_code
@@ -155,11 +154,9 @@ def _remote_code(path: Path) -> _Source:
 
 def _of_release(config: RadioConfig, release: Release) -> RadioConfig:
     """What the table of releases adds to a checkpoint."""
-    backbone = config.backbone
-    if isinstance(backbone, ViTConfig):
-        backbone = dataclasses.replace(
-            backbone, num_windowed=release.num_windowed, num_global=release.num_global
-        )
+    backbone = config.backbone.with_fields(
+        num_windowed=release.num_windowed, num_global=release.num_global
+    )
     return dataclasses.replace(
         config,
         name=release.name,
@@ -186,10 +183,13 @@ def _checked_window(config: RadioConfig, window_size: int | None) -> int | None:
         return None
     if window_size < 1:
         raise ValueError(f"window_size {window_size}: must be at least 1")
-    if not isinstance(config.backbone, ViTConfig):
-        warnings.warn("E-RADIO attends in windows of its own: window_size is ignored", stacklevel=3)
+    if config.backbone.own_windows:
+        warnings.warn(
+            f"{config.backbone.label} attends in windows of its own: window_size is ignored",
+            stacklevel=3,
+        )
         return None
-    if not config.supports_windows:
+    if not (config.supports_windows and config.backbone.supports_windows):
         raise ValueError(f"window_size {window_size}: this model has no windowed mode")
     return window_size
 
@@ -206,6 +206,4 @@ def _with_options(
         changes |= {"num_windowed": num_windowed, "num_global": num_global}
     if pos_align_corners is not None:
         changes["pos_align_corners"] = pos_align_corners
-    if not changes or not isinstance(config.backbone, ViTConfig):
-        return config
-    return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, **changes))
+    return dataclasses.replace(config, backbone=config.backbone.with_fields(**changes))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from radio_core.models.adaptors import MAX_TOKEN_SLOT
+from radio_core.models.backbone import BackboneConfig
 from radio_core.models.config import DTYPES, DtypeName, RadioConfig
-from radio_core.models.eradio import ERadioConfig, eradio_config
+from radio_core.models.eradio import eradio_config
 from radio_core.models.vit import ViTConfig
 from radio_core.zoo.architectures import (
     DINO_FEATURE_START,
@@ -49,7 +50,7 @@ class Translated(NamedTuple):
 
 
 class _Student(NamedTuple):
-    config: ViTConfig | ERadioConfig
+    config: BackboneConfig
     state: dict[str, Tensor]
 
 
@@ -87,15 +88,16 @@ def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translat
     heads = {p + k: t for p in PREFIXES.values() for k, t in parts[p].items()}
     backbone = student.config
     max_slot = MAX_TOKEN_SLOT  # of students with a single summary token, whatever the slot
-    if isinstance(backbone, ViTConfig) and backbone.summary == "cls":
+    has_slots = getattr(backbone, "summary", None) == "cls"
+    if has_slots:
         max_slot = backbone.num_prefix_tokens - 1
     adaptors, tensors, absent = adaptors_of(args, teachers, heads, max_slot)
     tensors |= {f"backbone.{key}": tensor for key, tensor in student.state.items()}
     for prefix, ours in _NORMALIZERS.items():
         tensors |= {ours + key: tensor for key, tensor in parts[prefix].items()}
-    if isinstance(backbone, ViTConfig):
-        tensors |= _first_layers(tensors, backbone.depth)
-    if isinstance(backbone, ViTConfig) and backbone.summary == "cls":
+    if backbone.num_blocks:
+        tensors |= _first_layers(tensors, backbone.num_blocks)
+    if has_slots:
         backbone = _with_slots(backbone, [adaptor.token_slot or 0 for adaptor in adaptors])
     rotation = parts["_intermediate_feature_normalizer."].get("rotation")
     kind: Literal["per_layer", "shared"] | None = None
@@ -109,7 +111,7 @@ def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translat
         mean=_constants(parts[_CONDITIONER], "norm_mean"),
         std=_constants(parts[_CONDITIONER], "norm_std"),
         teachers=tuple(dict.fromkeys(teacher["name"] for teacher in teachers)),
-        supports_windows=isinstance(backbone, ViTConfig),
+        supports_windows=backbone.supports_windows,
         feature_normalizer=bool(parts["_feature_normalizer."]),
         intermediate_normalizer=kind,
         dtype=_dtype(args.get("dtype")),
@@ -226,11 +228,11 @@ def _prefix_tokens(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -
     return {"num_cls_tokens": classes, "num_registers": registers}
 
 
-def _with_slots(config: ViTConfig, slots: list[int]) -> ViTConfig:
+def _with_slots(config: BackboneConfig, slots: list[int]) -> BackboneConfig:
     """The registers that a summary head reads, counted as class tokens."""
-    classes = max(config.num_cls_tokens, *(slot + 1 for slot in slots), 1)
+    classes = max(config.num_summary_tokens, *(slot + 1 for slot in slots), 1)
     registers = config.num_prefix_tokens - classes
-    return ViTConfig(**{**vars(config), "num_cls_tokens": classes, "num_registers": registers})
+    return config.with_fields(num_cls_tokens=classes, num_registers=registers)
 
 
 def _grid_size(args: Mapping[str, Any], patch_size: int) -> int:

@@ -9,7 +9,6 @@ from safetensors import safe_open
 
 from radio_core.models.checkpoint import WEIGHTS_FILE, read_config
 from radio_core.models.config import RadioConfig
-from radio_core.models.vit import ViTConfig
 from radio_core.models.windows import DEFAULT_NUM_GLOBAL
 from radio_core.vision import Resolution
 from radio_core.zoo.releases import (
@@ -110,10 +109,9 @@ def unknown_model(name: str) -> ValueError:
 def _bundled_card(name: str, config: RadioConfig, weights: Path) -> ModelCard:
     size = config.preferred_resolution
     backbone = config.backbone
-    vit = backbone if isinstance(backbone, ViTConfig) else None
     return ModelCard(
         name=name,
-        architecture=f"{'ViT' if vit else 'E-RADIO'}/{backbone.patch_size}",
+        architecture=f"{backbone.label}/{backbone.patch_size}",
         patch_size=backbone.patch_size,
         embed_dim=backbone.embed_dim,
         parameters=_count_weights(weights),
@@ -124,12 +122,8 @@ def _bundled_card(name: str, config: RadioConfig, weights: Path) -> ModelCard:
         teachers=config.teachers,
         teacher_licences=_licences(config.teachers),
         supports_windows=config.supports_windows,
-        windows=(
-            _windows(config.supports_windows, vit.num_windowed, vit.num_global)
-            if vit
-            else OWN_WINDOWS
-        ),
-        pos_align_corners=vit.pos_align_corners if vit else None,
+        windows=backbone.windows if config.supports_windows or backbone.own_windows else "",
+        pos_align_corners=getattr(backbone, "pos_align_corners", None),
         licence=config.licence,
     )
 

@@ -14,7 +14,6 @@ from radio_core.distill.plan import Machine, plan_run
 from radio_core.distill.recipes import RECIPES, get_recipe
 from radio_core.distill.trainer import train
 from radio_core.models import ERadioConfig, RadioModel, TimmConfig, ViTConfig
-from radio_core.models.radio import build_backbone
 from radio_core.teachers.licences import licence_of
 from radio_core.teachers.load import is_teacher
 
@@ -35,7 +34,7 @@ TABLE_7 = [
 def millions(config: TrainConfig) -> float:
     """Parameters of the student's backbone."""
     with torch.device("meta"):
-        backbone = build_backbone(config.student)
+        backbone = config.student.build()
     return sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
 
 

@@ -147,7 +147,7 @@ def test_config_json_tells_the_backbones_apart(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     for backbone, message in (
-        ({"type": "resnet"}, "backbone.type must be one of 'vit', 'eradio', 'timm'"),
+        ({"type": "resnet"}, "backbone.type: unknown student 'resnet'; known: eradio, timm, vit"),
         ({"type": "timm", "name": "test_nfnet", "depth": 3}, "unknown field 'depth' in backbone"),
         ({"type": "timm", "name": "hf-hub:a/b"}, "unknown timm network"),
     ):

@@ -3,7 +3,6 @@
 import dataclasses
 
 from radio_core.distill.config import TrainConfig
-from radio_core.models.vit import ViTConfig
 from radio_eval.paper.claims import Claim
 from radio_eval.paper.definitions import (
     KNN,
@@ -21,9 +20,8 @@ _NEGLIGIBLE = 1.0  # percentage points
 def _fixed_grid(config: TrainConfig) -> TrainConfig:
     """One position for each patch of the training resolution, stretched for others."""
     student = config.student
-    assert isinstance(student, ViTConfig)
     grid = RESOLUTION // student.patch_size
-    student = dataclasses.replace(student, positions="grid", grid_size=grid)
+    student = student.with_fields(positions="grid", grid_size=grid)
     return dataclasses.replace(config, student=student)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.recipes.paper import DINO_V2, paper_run
-from radio_core.models.config import BackboneConfig
+from radio_core.models.backbone import BackboneConfig
 from radio_core.models.eradio import ERadioConfig, eradio_config
 from radio_core.models.eradio_config import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
-from radio_core.models.config import BackboneConfig
+from radio_core.models.backbone import BackboneConfig
 from radio_core.models.vit import vit_config
 
 # 3.3: DataComp-1B, which is for the user to fetch; --data names another place.
