@@ -9,7 +9,7 @@ import torch
 
 from radio_core.export.runtime import SUFFIXES, load_exported
 from radio_core.models import RadioConfig, RadioModel, eradio_config, vit_config
-from radio_core.models.config import BackboneConfig
+from radio_core.models.backbone import BackboneConfig
 from radio_core.models.eradio_config import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig
 from radio_core.registry import UnknownName
