@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, functional
 
 from radio_core.data.folder import FolderError, ImageFiles, LabelledFolder
-from radio_core.data.images import ImageSource, UnreadableImage
+from radio_core.data.images import UnreadableImage
+from radio_core.data.sources import ImageSource
 from radio_core.data.transforms import radio_resize, to_tensor
 from radio_eval.classification.blocks import LabelledItem
 from radio_eval.classification.imagenet import check_class_folders, find_split_root
@@ -34,18 +35,22 @@ class KeptImages:
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
-        self._kept: dict[int, np.ndarray | None] = {}
+        self._kept: dict[int, np.ndarray | UnreadableImage] = {}
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def load(self, index: int) -> Image.Image | None:
-        """The image at `index` as 8-bit RGB, or None when it cannot be read."""
+    def read(self, index: int) -> Image.Image:
+        """The image at `index` as 8-bit RGB. Raises UnreadableImage."""
         if index not in self._kept:
-            image = self._source.load(index)
-            self._kept[index] = None if image is None else np.array(image, dtype=np.uint8)
+            try:
+                self._kept[index] = np.array(self._source.read(index), dtype=np.uint8)
+            except UnreadableImage as error:
+                self._kept[index] = error
         kept = self._kept[index]
-        return None if kept is None else Image.fromarray(kept)
+        if isinstance(kept, UnreadableImage):
+            raise kept
+        return Image.fromarray(kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +82,7 @@ class LabelledImages:
         Raises:
             UnreadableImage: it cannot be read.
         """
-        if isinstance(self.images, ImageFiles):
-            return self.images.read(index)
-        image = self.images.load(index)
-        if image is None:
-            raise UnreadableImage(self.name(index), "broken")
-        return image
+        return self.images.read(index)
 
     def name(self, index: int) -> str:
         """Path of the image at `index`, or its number."""
@@ -95,7 +95,7 @@ class LabelledImages:
             return None
         digest = hashlib.sha256(str(self.images.root.absolute()).encode("utf-8", "surrogateescape"))
         for index, label in enumerate(self.labels.tolist()):
-            name = self.images.relative_path(index).encode("utf-8", "surrogateescape")
+            name = self.images.names[index].encode("utf-8", "surrogateescape")
             digest.update(b"%s %d %s\n" % (name, label, file_stamp(self.images.path(index))))
         return {
             "images": len(self.images),

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from radio_core.data.folder import ImageFiles
-from radio_core.data.images import ImageSource, UnreadableImage
+from radio_core.data.images import UnreadableImage
+from radio_core.data.sources import ImageSource
 from radio_core.data.transforms import Crop, apply_crop
 from radio_core.teachers import Teacher
 from radio_eval.eval_model import EvalModel, need
@@ -147,13 +147,9 @@ def _read(
     """Each readable image as side -> [3, side, side] in [0, 1]."""
     for index in indices:
         try:
-            # A folder's `load` would keep the reason to itself.
-            image = images.read(index) if isinstance(images, ImageFiles) else images.load(index)
+            image = images.read(index)
         except UnreadableImage as error:
             skipped[str(error.path)] = error.reason
-            continue
-        if image is None:
-            skipped[str(index)] = "unreadable"
             continue
         crop = _central_square(image)
         yield {size: apply_crop(image, crop, size).float() / 255 for size in sizes}

@@ -1,16 +1,23 @@
-"""Folders of photos: found recursively, read one by one, with an account of what was skipped."""
+"""Folders of photos: listed, read one by one, with an account of what was skipped.
+
+Large folders are listed once: what was found is kept and used while no folder changes. A file
+added, renamed or removed changes the time stamp of its folder, so comparing the stamps of all
+folders (not files) shows whether the kept list still holds. The content of files is not in it.
+"""
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from radio_core.data.images import MAX_PIXELS, UnreadableImage, load_rgb, printable
-from radio_core.data.storage import PackedNames
+from radio_core.data.storage import PackedNames, Storage, sizes_digest
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp"}
@@ -18,8 +25,12 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """Lower-case endings of the files that are tried as images."""
 
+KEEP_FROM = 10_000
+"""Files from which on a folder's list is kept; shorter ones are made anew faster than told of."""
+
 CLASS_NAMES_FILE = "classnames.json"
 _REPORT_EVERY = 1000
+_SETTLED = 2 * 1000**3  # time stamps are this coarse on some file systems, in nanoseconds
 
 
 class FolderError(ValueError):
@@ -36,11 +47,6 @@ class SkippedFiles:
         """Record one file; recording it again changes nothing."""
         self._reasons.setdefault(os.fspath(path), reason)
 
-    @property
-    def count(self) -> int:
-        """Number of different files."""
-        return len(self._reasons)
-
     def __len__(self) -> int:
         return len(self._reasons)
 
@@ -54,8 +60,7 @@ class SkippedFiles:
             return "no files skipped"
         kinds = Counter(reason.split(":", 1)[0] for reason in self._reasons.values())
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        noun = "file" if self.count == 1 else "files"
-        return f"skipped {self.count} {noun}: {counts}"
+        return f"skipped {len(self)} {'file' if len(self) == 1 else 'files'}: {counts}"
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON object a line, {"path": ..., "reason": ...}, over an existing file."""
@@ -63,26 +68,42 @@ class SkippedFiles:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-class ImageFiles:
-    """Every image under a folder, in an order that depends on the names alone.
+@dataclass(frozen=True)
+class FolderScan:
+    """What is below a folder.
 
-    Satisfies `ImageSource`. Sub-folders are entered, symbolic links followed; a folder that is
-    reached twice (also through a loop of links) is read once. Nothing in the folder is fatal as
-    long as one image can be read: every other file is recorded in `skipped`, those with a foreign
-    name or in a closed sub-folder at once, those that cannot be decoded when they are asked for.
-    In a DataLoader's worker process that record stays in the worker; use `read` there and hand
-    the error back.
+    Attributes:
+        images: paths of the image files below the folder, sorted folder by folder.
+        foreign: paths of all other files.
+        closed: (path, reason) of sub-folders that could not be read.
+        folders: paths of the folders that were read, "" being the top.
+        changed: when each of them last got or lost an entry, int64 nanoseconds as `os.stat` says.
+    """
+
+    images: PackedNames
+    foreign: PackedNames
+    closed: list[tuple[str, str]]
+    folders: PackedNames
+    changed: np.ndarray
+
+
+class ImageFiles:
+    """Every image under a folder, in an order that depends on the names alone; an `ImageSource`.
+
+    Sub-folders are entered, symbolic links followed; a folder that is reached twice (also through
+    a loop of links) is read once. Nothing in the folder is fatal as long as one image can be read.
 
     Args:
         root: the folder.
         extensions: endings to try, in any case; None tries every file.
-        max_pixels: larger images are skipped.
+        max_pixels: larger images are unreadable.
         scan: what `scan_folder` found there with these endings; by default it looks now.
 
     Attributes:
         root: the folder.
         names: paths below `root`, in order.
-        skipped: what was skipped so far.
+        skipped: files with a foreign name and closed sub-folders, and what users of the folder
+            add to it.
 
     Raises:
         FolderError: if the folder is missing, closed, or holds no readable image.
@@ -93,7 +114,7 @@ class ImageFiles:
         root: str | os.PathLike[str],
         extensions: Collection[str] | None = IMAGE_EXTENSIONS,
         max_pixels: int = MAX_PIXELS,
-        scan: "FolderScan | None" = None,
+        scan: FolderScan | None = None,
     ) -> None:
         self.root = Path(root)
         self.skipped = SkippedFiles()
@@ -108,11 +129,13 @@ class ImageFiles:
         if not self.names:
             looked_for = "any file" if extensions is None else " ".join(sorted(extensions)).lower()
             raise FolderError(f"no images under {printable(self.root)} (looked for {looked_for})")
-        self._require_one_readable()
-
-    def _require_one_readable(self) -> None:
-        """Stop early, and in one line, on a folder of nothing but damaged files."""
-        if all(self.load(index) is None for index in range(len(self))):
+        for index in range(len(self)):  # stop early on a folder of nothing but damaged files
+            try:
+                self.read(index)
+                break
+            except UnreadableImage as error:
+                self.skipped.add(error.path, error.reason)
+        else:
             raise FolderError(
                 f"none of the {len(self)} image files under {printable(self.root)} can be read "
                 f"({self.skipped.summary()})"
@@ -122,29 +145,27 @@ class ImageFiles:
         """Number of image files, the damaged ones included."""
         return len(self.names)
 
-    def relative_path(self, index: int) -> str:
-        """Path of the file at `index` below `root`."""
-        return self.names[index]
-
     def path(self, index: int) -> Path:
         """Path of the file at `index`."""
         return self.root / self.names[index]
 
     def read(self, index: int) -> Image.Image:
-        """The image at `index`, 8-bit RGB. Raises UnreadableImage and records nothing."""
+        """The image at `index` as 8-bit RGB. Raises UnreadableImage, and records nothing."""
         return load_rgb(self.path(index), self._max_pixels)
 
-    def load(self, index: int) -> Image.Image | None:
-        """The image at `index`, 8-bit RGB; None, and a record in `skipped`, if it is unreadable."""
-        try:
-            return self.read(index)
-        except UnreadableImage as error:
-            self.skipped.add(error.path, error.reason)
-            return None
+    @property
+    def faults(self) -> list[tuple[str, str]]:
+        """See `sources.faults`."""
+        return list(self.skipped)
 
-    def __getitem__(self, index: int) -> Image.Image | None:
-        """Same as `load`."""
-        return self.load(index)
+    def layout(self) -> str:
+        """See `sources.data_layout`."""
+        return f"folder:{self.names.digest()}"
+
+    def identity(self) -> str:
+        """See `sources.data_identity`."""
+        sizes = sizes_digest(self.root / name for name in self.names)
+        return f"{self.root.resolve()}:{self.names.digest()}:{sizes}"
 
 
 class LabelledFolder:
@@ -174,9 +195,7 @@ class LabelledFolder:
         classes: Sequence[str] | None = None,
     ) -> None:
         self.images = ImageFiles(root if split is None else Path(root) / split)
-        folders = [
-            self.images.relative_path(index).split(os.sep)[0] for index in range(len(self.images))
-        ]
+        folders = [name.split(os.sep)[0] for name in self.images.names]
         named = Path(root, CLASS_NAMES_FILE).is_file()
         names = read_class_names(root) if named else {}
         self.classes = list(classes) if classes is not None else sorted(names or set(folders))
@@ -193,10 +212,6 @@ class LabelledFolder:
     def __len__(self) -> int:
         """Number of image files, the damaged ones included."""
         return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image | None, int]:
-        """(8-bit RGB image or None if it is unreadable, label)."""
-        return self.images.load(index), self.labels[index]
 
 
 def read_class_names(root: str | os.PathLike[str]) -> dict[str, str]:
@@ -217,23 +232,63 @@ def read_class_names(root: str | os.PathLike[str]) -> dict[str, str]:
     return names
 
 
-@dataclass(frozen=True)
-class FolderScan:
-    """What is below a folder.
+def open_folder(path: str, storage: Storage) -> ImageFiles:
+    """Open a folder for training, with the kept list of its files where that is up to date.
 
-    Attributes:
-        images: paths of the image files below the folder, sorted folder by folder.
-        foreign: paths of all other files.
-        closed: (path, reason) of sub-folders that could not be read.
-        folders: paths of the folders that were read, "" being the top.
-        changed: when each of them last got or lost an entry, in nanoseconds as `os.stat` says.
+    Raises:
+        FolderError: as `ImageFiles`.
     """
+    root = Path(path).expanduser()
+    return ImageFiles(root, scan=indexed_scan(root, storage))
 
-    images: PackedNames
-    foreign: PackedNames
-    closed: list[tuple[str, str]]
-    folders: PackedNames
-    changed: list[int]
+
+def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> FolderScan:
+    """What `scan_folder` finds, from the kept index where that is up to date.
+
+    Args:
+        root: the folder.
+        storage: where the index is kept, and who is told that it was used.
+        keep_from: fewer files are not worth an index.
+
+    Raises:
+        FolderError: if the folder is missing or closed.
+    """
+    key = {"root": printable(root.resolve()), "endings": sorted(IMAGE_EXTENSIONS)}
+    kept = storage.load("folders", key)
+    if kept is not None:
+        images, foreign, folders = (
+            PackedNames.from_arrays(kept, name) for name in ("images", "foreign", "folders")
+        )
+        if _unchanged(root, folders, kept["changed"]):
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(int(kept["made"])))
+            storage.tell(
+                f"{printable(root)}: {len(images)} images by the index of {made} "
+                "(--refresh-index lists the folder again)"
+            )
+            return FolderScan(images, foreign, [], folders, kept["changed"])
+    began = time.time_ns()
+    what = f"listing {printable(root)}"
+    scan = scan_folder(root, found=lambda count: storage.progress(what, count, None))
+    # A folder that cannot be read now may be later, without a new time stamp.
+    if len(scan.images) + len(scan.foreign) >= keep_from and not scan.closed:
+        # A change right after the look would go unnoticed: such a stamp fits nothing.
+        changed = np.where(scan.changed > began - _SETTLED, -1, scan.changed)
+        names = {"images": scan.images, "foreign": scan.foreign, "folders": scan.folders}
+        arrays = {"made": np.array(began // 1000**3), "changed": changed}
+        for name, packed in names.items():
+            arrays |= packed.arrays(name)
+        storage.save("folders", key, arrays)
+    return scan
+
+
+def _unchanged(root: Path, folders: Sequence[str], changed: np.ndarray) -> bool:
+    try:
+        return all(
+            os.stat(os.path.join(root, folder)).st_mtime_ns == stamp
+            for folder, stamp in zip(folders, changed.tolist(), strict=True)
+        )
+    except OSError:
+        return False
 
 
 def scan_folder(
@@ -246,75 +301,56 @@ def scan_folder(
     Args:
         root: the folder.
         extensions: endings of image files, in any case; None for every file.
-        found: called with the number of files found so far, folder by folder.
+        found: called with the number of files found so far, now and then.
 
     Raises:
         FolderError: if the folder is missing or closed.
     """
     endings = None if extensions is None else frozenset(e.lower() for e in extensions)
-    walk = _Walk(root)
     images: list[str] = []
     foreign: list[str] = []
-    for name in walk:
-        is_image = endings is None or os.path.splitext(name)[1].lower() in endings
-        (images if is_image else foreign).append(name)
-        if (len(images) + len(foreign)) % _REPORT_EVERY == 0:
-            found(len(images) + len(foreign))
+    closed: list[tuple[str, str]] = []
+    folders: list[str] = []
+    changed: list[int] = []
+    seen: set[tuple[int, int]] = set()
+    pending = [("", True)]  # (path below the root, is a folder), the next one last
+    while pending:
+        name, is_folder = pending.pop()
+        if not is_folder:
+            fits = endings is None or os.path.splitext(name)[1].lower() in endings
+            (images if fits else foreign).append(name)
+            if (len(images) + len(foreign)) % _REPORT_EVERY == 0:
+                found(len(images) + len(foreign))
+            continue
+        place = os.path.join(root, name) if name else os.fspath(root)
+        try:
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                inside = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            if not name:
+                reason = (error.strerror or str(error)).lower()
+                raise FolderError(f"cannot read folder {printable(root)}: {reason}") from error
+            denied = isinstance(error, PermissionError)
+            closed.append((place, "permission denied" if denied else f"missing: {error.strerror}"))
+            continue
+        folders.append(name)
+        changed.append(status.st_mtime_ns)
+        pending += [(os.path.join(name, entry), is_one) for entry, is_one in reversed(inside)]
     return FolderScan(
         PackedNames.of(images),
         PackedNames.of(foreign),
-        walk.closed,
-        PackedNames.of(walk.folders),
-        walk.changed,
+        closed,
+        PackedNames.of(folders),
+        np.array(changed, dtype=np.int64),
     )
 
 
-class _Walk:
-    """Relative paths of all files below a folder, each folder's entries by name."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.closed: list[tuple[str, str]] = []
-        self.folders: list[str] = []
-        self.changed: list[int] = []
-        self._seen: set[tuple[int, int]] = set()
-
-    def __iter__(self) -> Iterator[str]:
-        levels = [iter(self._entries(""))]
-        while levels:
-            name, is_folder = next(levels[-1], ("", False))
-            if not name:
-                levels.pop()
-            elif is_folder:
-                levels.append(iter(self._entries(name)))
-            else:
-                yield name
-
-    def _entries(self, folder: str) -> list[tuple[str, bool]]:
-        """(path below the root, whether it is a folder) of what a folder holds."""
-        place = os.path.join(self.root, folder) if folder else os.fspath(self.root)
-        try:
-            status = os.stat(place)
-            if (status.st_dev, status.st_ino) in self._seen:
-                return []
-            self._seen.add((status.st_dev, status.st_ino))
-            with os.scandir(place) as entries:
-                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
-        except OSError as error:
-            if not folder:
-                reason = (error.strerror or str(error)).lower()
-                raise FolderError(f"cannot read folder {printable(self.root)}: {reason}") from error
-            denied = isinstance(error, PermissionError)
-            reason = "permission denied" if denied else f"missing: {error.strerror}"
-            self.closed.append((place, reason))
-            return []
-        self.folders.append(folder)
-        self.changed.append(status.st_mtime_ns)
-        return [(os.path.join(folder, name), is_folder) for name, is_folder in found]
-
-
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a folder or a link to one; unreachable links count as files."""
+    """Links to folders are folders; links that lead nowhere count as files."""
     try:
         return entry.is_dir()
     except OSError:

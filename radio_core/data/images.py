@@ -5,7 +5,6 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,50 +17,6 @@ MAX_PIXELS = 89_478_485
 
 _WHITE = (255, 255, 255, 255)
 _DAMAGED_METADATA = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error)
-
-
-class ImageSource(Protocol):
-    """Anything that a trainer can draw images from, by index.
-
-    `folder.ImageFiles` is one; `sources.open_source` lists the others. A source whose images are
-    stored in large pieces also has `block_lengths()`, see `BlockSource`.
-    """
-
-    def __len__(self) -> int:
-        """Number of images, the unreadable ones included."""
-        ...
-
-    def load(self, index: int) -> Image.Image | None:
-        """The image at `index` as 8-bit RGB of any size, or None when it cannot be read.
-
-        Raises:
-            UnreadableImage: instead of None, from sources that keep no record of their own.
-        """
-        ...
-
-
-@runtime_checkable
-class BlockSource(ImageSource, Protocol):
-    """A source whose images are cheap to read near each other, such as those of one shard."""
-
-    def block_lengths(self) -> np.ndarray:
-        """Images in each block, int64 [blocks]: the blocks follow each other in the index."""
-        ...
-
-
-@runtime_checkable
-class RemoteSource(ImageSource, Protocol):
-    """A source that may have to fetch what it is asked for.
-
-    Attributes:
-        is_remote: whether it does.
-    """
-
-    is_remote: bool
-
-    def prefetch(self, index: int) -> None:
-        """Begin to fetch an image that will soon be wanted, without waiting for it."""
-        ...
 
 
 class UnreadableImage(ValueError):

@@ -16,8 +16,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from radio_core.data.images import BlockSource, ImageSource
-from radio_core.data.mixture import Mixture
+from radio_core.data.sources import BlockSource, ImageSource, Mixture
 from radio_core.streams import Stream
 
 WINDOW_BLOCKS = 16

@@ -45,7 +45,7 @@ class TableImages:
         """Number of rows, those without a readable image included."""
         return len(self._rows)
 
-    def load(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         """The image in a row as 8-bit RGB.
 
         Raises:
@@ -65,12 +65,12 @@ class TableImages:
             raise UnreadableImage(name, "missing: the row has no image")
         return load_rgb(path)
 
-    def identity(self) -> str:
+    def layout(self) -> str:
         """Changes when the rows do."""
         return f"table:{len(self)}:{self._state}"
 
 
-def open_hugging_face(spec: str) -> TableImages:
+def open_hugging_face(spec: str, storage: Storage | None = None) -> TableImages:
     """Open "PATH_OR_ID[@split][#column]".
 
     PATH is what `datasets.save_to_disk` wrote, or a folder of data files; ID is one of the hub.

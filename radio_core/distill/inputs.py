@@ -16,8 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from radio_core.data.images import ImageSource
-from radio_core.data.sources import data_identity, open_source
+from radio_core.data.sources import ImageSource, data_identity, open_source
 from radio_core.data.storage import GIGABYTE, Storage, cache_folder
 from radio_core.distill.cache import CHUNK_BYTES, CONFIRM_BYTES, TeacherCache
 from radio_core.distill.config import TrainConfig

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from radio_core.config_file import to_mapping, write_config
-from radio_core.data.images import ImageSource
-from radio_core.data.sources import data_layout
+from radio_core.data.sources import ImageSource, data_layout
 from radio_core.distill.config import RUN_CONTROL, TrainConfig
 
 CONFIG_FILE = "config.yaml"

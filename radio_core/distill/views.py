@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from radio_core.data.images import ImageSource, RemoteSource, UnreadableImage
-from radio_core.data.mixture import read_image
+from radio_core.data.images import UnreadableImage
 from radio_core.data.order import order_of
+from radio_core.data.sources import ImageSource, RemoteSource
 from radio_core.data.transforms import apply_crop, sample_crop
 from radio_core.distill.schedule import Step
 from radio_core.streams import Stream
@@ -76,7 +76,7 @@ class Views(Dataset[tuple[Tensor, list[Skipped]]]):
         skipped: list[Skipped] = []
         for index in islice(self.order.indices(view), MOST_ATTEMPTS):
             try:
-                image = read_image(self.source, index)
+                image = self.source.read(index)
             except UnreadableImage as error:
                 skipped.append((error.name, error.reason))
                 continue

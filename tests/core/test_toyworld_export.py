@@ -61,7 +61,7 @@ def test_classification(world: Path) -> None:
         assert sorted(folder.class_names) == sorted(CLASS_NAMES)
         assert len(folder) == len(indices)
         for number in range(len(folder)):
-            image, label = folder[number]
+            image, label = folder.images.read(number), folder.labels[number]
             index = int(folder.images.path(number).stem)
             assert index in indices
             scene = render_scene(SEED, index)

@@ -132,10 +132,10 @@ def test_small_objects_touch_the_main_one_now_and_then(scenes: list[Scene]) -> N
 def test_held_out_scenes_are_far_from_any_training_set() -> None:
     source = ToyWorldImages(5, seed=0)
     assert len(source) == 5
-    assert np.array_equal(np.asarray(source.load(3)), render_scene(0, 3).image)
+    assert np.array_equal(np.asarray(source.read(3)), render_scene(0, 3).image)
     held_out = render_scene(0, HELD_OUT_START).image
-    assert all(not np.array_equal(np.asarray(source.load(i)), held_out) for i in range(5))
+    assert all(not np.array_equal(np.asarray(source.read(i)), held_out) for i in range(5))
     shifted = ToyWorldImages(2, seed=0, first=HELD_OUT_START)
-    assert np.array_equal(np.asarray(shifted.load(0)), held_out)
+    assert np.array_equal(np.asarray(shifted.read(0)), held_out)
     with pytest.raises(ValueError, match="at least 1"):
         ToyWorldImages(0)

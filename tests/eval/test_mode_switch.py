@@ -86,7 +86,7 @@ def test_errors_are_means_over_images_whatever_the_batches() -> None:
     by_one, by_three = measure(1), measure(3)
     for one, three in zip(by_one.scores, by_three.scores, strict=True):
         assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(three), rel=1e-5)
-    pixels = torch.stack([torch.tensor(np.array(ToyWorldImages(7).load(i))) for i in range(7)])
+    pixels = torch.stack([torch.tensor(np.array(ToyWorldImages(7).read(i))) for i in range(7)])
     unit = pixels.permute(0, 3, 1, 2).float() / 255
     cells = F.avg_pool2d(F.interpolate(unit, (64, 64), mode="bicubic", antialias=True), 8)
     each = (0.1 * cells).square().mean(dim=(1, 2, 3))
@@ -103,7 +103,7 @@ def test_a_larger_grid_is_brought_to_the_teachers_bilinearly() -> None:
         [0],
         [96],
     )
-    image = torch.tensor(np.array(ToyWorldImages(1).load(0).resize((64, 64), 3)))
+    image = torch.tensor(np.array(ToyWorldImages(1).read(0).resize((64, 64), 3)))
     goal = F.avg_pool2d(image.permute(2, 0, 1)[None].float() / 255, 8)
     fitted = F.interpolate(drawn, (8, 8), mode="bilinear")
     assert measured.scores[0].mse == pytest.approx((fitted - goal).square().mean().item(), rel=1e-4)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from radio_core.cli import UsageError, parse
 from radio_core.data.folder import ImageFiles
-from radio_core.data.images import ImageSource
+from radio_core.data.sources import ImageSource
 from radio_core.data.toyworld import ToyWorldImages
 from radio_core.data.toyworld.export import HELD_OUT_START
 from radio_core.devices import choose_device

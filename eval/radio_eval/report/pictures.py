@@ -1,5 +1,6 @@
 """Pictures for the report: features as colours, and masks over images."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from radio_core.data.images import ImageSource
+from radio_core.data.images import UnreadableImage
+from radio_core.data.sources import ImageSource
 from radio_core.pca import pca_rgb
 from radio_eval.coco.decode import decoded_batches
 from radio_eval.coco.instances import CocoInstances
@@ -39,8 +41,11 @@ def feature_gallery(
         count: number of images.
         side: of the square pictures in pixels.
     """
-    loaded = (images.load(index) for index in range(len(images)))
-    chosen = [image for image in loaded if image is not None][:count]
+    chosen: list[Image.Image] = []
+    for index in range(len(images)):
+        if len(chosen) < count:
+            with contextlib.suppress(UnreadableImage):
+                chosen.append(images.read(index))
     if not chosen:
         raise ValueError("none of the images could be read")
     shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in chosen]

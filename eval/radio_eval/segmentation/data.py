@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from radio_core.data.folder import FolderError, ImageFiles, SkippedFiles
+from radio_core.data.folder import FolderError, ImageFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
 from radio_eval.data import IGNORED, file_stamp
 from radio_eval.segmentation.files import read_label_map
@@ -37,14 +37,10 @@ class ListedImages:
 
     Args:
         paths: the files.
-
-    Attributes:
-        skipped: what `load` could not read so far.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self.skipped = SkippedFiles()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,14 +48,6 @@ class ListedImages:
     def read(self, index: int) -> Image.Image:
         """The image at `index`, 8-bit RGB. Raises UnreadableImage and records nothing."""
         return load_rgb(self.paths[index], upright=False)
-
-    def load(self, index: int) -> Image.Image | None:
-        """The image at `index`, 8-bit RGB; None, and a record in `skipped`, if unreadable."""
-        try:
-            return self.read(index)
-        except UnreadableImage as error:
-            self.skipped.add(error.path, error.reason)
-            return None
 
 
 class LabelMaps:
@@ -311,7 +299,7 @@ def _voc_folder(root: Path) -> Path | None:
 def _paired(images: Path, labels: Path) -> tuple[list[Path], list[Path]]:
     """Every image below a folder, and the PNG of the same name below the other."""
     files = ImageFiles(images)
-    names = [files.relative_path(index) for index in range(len(files))]
+    names = list(files.names)
     paths = [labels / f"{os.path.splitext(name)[0]}.png" for name in names]
     _require(paths)
     return [images / name for name in names], paths

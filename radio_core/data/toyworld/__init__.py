@@ -2,16 +2,19 @@
 
 from radio_core.data.toyworld.scenes import (
     CLASS_NAMES,
+    COLOURS,
     SCENE_SIZE,
     SEMANTIC_NAMES,
+    SHAPES,
     TEMPLATES,
+    TEXTURES,
     WORDS,
     Scene,
     ToyObject,
+    ToyWorldImages,
+    open_toyworld,
     render_scene,
 )
-from radio_core.data.toyworld.shapes import COLOURS, SHAPES, TEXTURES
-from radio_core.data.toyworld.source import ToyWorldImages
 
 __all__ = [
     "CLASS_NAMES",
@@ -25,5 +28,6 @@ __all__ = [
     "Scene",
     "ToyObject",
     "ToyWorldImages",
+    "open_toyworld",
     "render_scene",
 ]

@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from radio_core.data.toyworld.scenes import Scene, ToyObject
-from radio_core.data.toyworld.shapes import COLOURS, SHAPES, TEXTURES
+from radio_core.data.toyworld.scenes import COLOURS, SHAPES, TEXTURES, Scene, ToyObject
 
 Kind = Literal["color", "shape", "object", "texture", "count", "exist", "choose", "text"]
 Structure = Literal["query", "verify", "choose"]

@@ -5,6 +5,7 @@ a short word in a corner. Everything follows from the two integers, so a data se
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,9 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from radio_core.data.toyworld.shapes import COLOURS, SHAPES, TEXTURES, outlines, shade
+from radio_core.data.storage import Storage
 
 SCENE_SIZE = 128
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "ring")
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (205, 40, 40),
+    "yellow": (230, 200, 40),
+    "green": (45, 165, 60),
+    "blue": (45, 85, 210),
+    "purple": (150, 55, 180),
+    "white": (238, 238, 238),
+}
+TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted")
 CLASS_NAMES: tuple[str, ...] = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SEMANTIC_NAMES: tuple[str, ...] = ("background", *SHAPES)
 TEMPLATES: tuple[str, ...] = (
@@ -35,6 +46,7 @@ _SMALL_RADIUS = (11.0, 17.0)
 _SUPERSAMPLE = 2
 _TEXT_PROBABILITY = 0.3
 
+Point = tuple[float, float]
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -126,6 +138,40 @@ def render_scene(seed: int, index: int) -> Scene:
     return Scene(image=image, objects=objects, semantic=semantic, text=text)
 
 
+class ToyWorldImages:
+    """Scenes first … first + count - 1 of world `seed`, as an `ImageSource`.
+
+    Held-out scenes for evaluation come from far-away indices (see `export`), so they never overlap.
+    """
+
+    def __init__(self, count: int, seed: int = 0, first: int = 0) -> None:
+        if count < 1:
+            raise ValueError(f"toy world: count must be at least 1, not {count}")
+        self.count, self.seed, self.first = count, seed, first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> Image.Image:
+        """Scene number `index` as an RGB picture of 128×128 pixels."""
+        return Image.fromarray(render_scene(self.seed, self.first + index).image)
+
+    def layout(self) -> str:
+        """See `sources.data_layout`."""
+        return f"toyworld:{self.count}"
+
+
+def open_toyworld(scenes: str, storage: Storage) -> ToyWorldImages:
+    """Open "SCENES" of the toy world for training.
+
+    Raises:
+        ValueError: no positive number.
+    """
+    if not scenes.isdecimal():
+        raise ValueError(f"toyworld:{scenes}: name a number of scenes, e.g. toyworld:6000")
+    return ToyWorldImages(int(scenes))
+
+
 def _background(rng: np.random.Generator) -> NDArray[np.float32]:
     """A muted background [128, 128, 3]: flat, gradient or cloudy."""
     first = rng.uniform(70, 150) + rng.uniform(-25, 25, 3)
@@ -186,13 +232,13 @@ def _draw(
     stencil = Image.new("L", ((right - left) * scale, (bottom - top) * scale))
     pen = ImageDraw.Draw(stencil)
     centre = ((at.x - left) * scale, (at.y - top) * scale)
-    for hole, polygon in enumerate(outlines(shape, centre, at.radius * scale, at.angle)):
+    for hole, polygon in enumerate(_outlines(shape, centre, at.radius * scale, at.angle)):
         pen.polygon(polygon, fill=0 if hole else 255)
     alpha = np.asarray(stencil.reduce(scale), dtype=np.float32)[..., None] / 255
     x = np.arange(left, right, dtype=np.float32)[None] - np.float32(at.x)
     y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(at.y)
     tint = np.asarray(COLOURS[colour], dtype=np.float32) + rng.normal(0, 9, 3).astype(np.float32)
-    brightness = shade(texture, x, y, at.radius, float(rng.uniform(0, math.pi)))
+    brightness = _shade(texture, x, y, at.radius, float(rng.uniform(0, math.pi)))
     paint = brightness[..., None] * tint * np.float32(rng.uniform(0.85, 1.05))
     window = canvas[top:bottom, left:right]
     window += alpha * (paint - window)
@@ -239,3 +285,58 @@ def _ground_truth(
         box = (int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
         objects.append(ToyObject(shape=shape, colour=colour, texture=texture, mask=mask, bbox=box))
     return tuple(objects), semantic
+
+
+def _regular(corners: int, start: float, radii: Sequence[float] = (1.0,)) -> list[Point]:
+    """Corners of a regular polygon whose radii cycle through `radii`."""
+    angles = [start + 2 * math.pi * k / corners for k in range(corners)]
+    return [
+        (radii[k % len(radii)] * math.cos(a), radii[k % len(radii)] * math.sin(a))
+        for k, a in enumerate(angles)
+    ]
+
+
+def _cross() -> list[Point]:
+    arm = 0.38
+    quarter = [(arm, 1.0), (arm, arm), (1.0, arm)]
+    corners: list[Point] = []
+    for turn in range(4):
+        cos, sin = round(math.cos(-math.pi / 2 * turn)), round(math.sin(-math.pi / 2 * turn))
+        corners += [(x * cos - y * sin, x * sin + y * cos) for x, y in quarter]
+    return corners
+
+
+_OUTLINES: dict[str, list[list[Point]]] = {
+    "circle": [_regular(48, 0.0)],
+    "square": [_regular(4, math.pi / 4, (1.15,))],
+    "triangle": [_regular(3, -math.pi / 2, (1.15,))],
+    "star": [_regular(10, -math.pi / 2, (1.15, 0.575))],
+    "cross": [_cross()],
+    "ring": [_regular(48, 0.0), _regular(48, 0.0, (0.5,))],
+}
+
+
+def _outlines(shape: str, centre: Point, radius: float, angle: float) -> list[list[Point]]:
+    """Polygons of a shape in pixels: the outline first, then a hole if it has one."""
+    cos, sin = radius * math.cos(angle), radius * math.sin(angle)
+    return [
+        [(centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos) for x, y in polygon]
+        for polygon in _OUTLINES[shape]
+    ]
+
+
+def _shade(
+    texture: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float, angle: float
+) -> NDArray[np.float32]:
+    """Brightness factor in [0.45, 1] of a texture at pixel offsets (x, y) from the centre."""
+    if texture == "plain":
+        return np.ones(np.broadcast_shapes(x.shape, y.shape), dtype=np.float32)
+    u = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
+    v = y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle))
+    pitch = max(0.42 * radius, 5.0)
+    wave = np.sin(np.float32(2 * math.pi / pitch) * u)
+    if texture == "striped":
+        dark = wave > 0
+    else:
+        dark = wave * np.sin(np.float32(2 * math.pi / pitch) * v) > 0.3
+    return np.where(dark, np.float32(0.45), np.float32(1.0))

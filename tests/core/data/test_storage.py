@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from radio_core.data import downloads, shards
-from radio_core.data.downloads import DownloadError, Downloads
+from radio_core.data import shards, storage
 from radio_core.data.images import UnreadableImage
-from radio_core.data.shard_index import ShardIndex
-from radio_core.data.shards import ShardImages
-from radio_core.data.storage import Storage
+from radio_core.data.shards import ShardImages, ShardIndex
+from radio_core.data.storage import DownloadError, Downloads, Storage
 from radio_core.distill.views import Views
 
 MakeShard = Callable[..., Path]
@@ -75,8 +73,8 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(downloads, "_FIRST_WAIT", 0.001)
-    monkeypatch.setattr(downloads, "_LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(storage, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(storage, "_LONGEST_WAIT", 0.01)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     server = Server()
@@ -141,7 +139,7 @@ def test_trouble_that_stays_ends_after_some_attempts(
             fetched.fetch(f"{server.address}/a.tar")
     assert server.asked["/a.tar"] == 5
     assert left_over(fetched.folder) == []
-    monkeypatch.setattr(downloads, "_COOL_DOWN", 0.0)
+    monkeypatch.setattr(storage, "_COOL_DOWN", 0.0)
     server.trouble.clear()
     assert fetched.fetch(f"{server.address}/a.tar").read_bytes() == b"content"
 
@@ -198,20 +196,20 @@ def remote_set(server: Server, make_shard: MakeShard, tmp_path: Path) -> str:
 
 
 def shades(images: ShardImages) -> list[int]:
-    return [images.load(index).getpixel((0, 0))[0] for index in range(len(images))]
+    return [images.read(index).getpixel((0, 0))[0] for index in range(len(images))]
 
 
 def test_remote_shards_are_read_like_local_ones(
     server: Server, remote_set: str, tmp_path: Path
 ) -> None:
-    storage = Storage(tmp_path / "storage")
-    images = ShardImages(remote_set, storage)
+    place = Storage(tmp_path / "storage")
+    images = ShardImages(remote_set, place)
     assert images.is_remote
     assert shades(images) == list(range(12))
     assert images.block_lengths().tolist() == [4, 4, 4]
     assert [server.asked[f"/set/{number}.tar"] for number in range(3)] == [1, 1, 1]
     asked = server.asked.total()
-    again = ShardImages(remote_set, storage)  # counts and files are kept: no server is needed
+    again = ShardImages(remote_set, place)  # counts and files are kept: no server is needed
     assert shades(again) == list(range(12))
     assert again.identity() == images.identity()
     assert server.asked.total() == asked
@@ -256,14 +254,14 @@ def test_a_shard_that_is_removed_before_it_is_opened_is_no_fault(
     images = ShardImages(remote_set, Storage(tmp_path / "storage"))
     index, removed = images._index, []
 
-    def make_room(number: int, path: Path) -> ShardIndex:
+    def make_room(number: int, path: Path, kept: Storage) -> ShardIndex:
         if not removed:
             removed.append(path)
             path.unlink()
-        return index(number, path)
+        return index(number, path, kept)
 
     monkeypatch.setattr(images, "_index", make_room)
-    assert images.load(5).getpixel((0, 0)) == (5, 5, 5)
+    assert images.read(5).getpixel((0, 0)) == (5, 5, 5)
     assert server.asked["/set/1.tar"] == 2
 
 
@@ -277,21 +275,21 @@ def test_shards_that_will_be_wanted_are_fetched_ahead(
     images._fetching.join()
     assert server.asked["/set/2.tar"] == 1
     images.prefetch(10)
-    assert images.load(9).getpixel((0, 0)) == (9, 9, 9)
+    assert images.read(9).getpixel((0, 0)) == (9, 9, 9)
     assert server.asked["/set/2.tar"] == 1
 
 
 def test_mistakes_are_told_before_training(server: Server, remote_set: str, tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "storage")
+    place = Storage(tmp_path / "storage")
     with pytest.raises(ValueError, match=r"cannot fetch the shard .*/typo/0\.tar: HTTP 404"):
-        ShardImages(remote_set.replace("/set/", "/typo/"), storage)
+        ShardImages(remote_set.replace("/set/", "/typo/"), place)
     with pytest.raises(ValueError, match=r"cannot read the shard .*/3\.tar: HTTP 404.*sizes\.json"):
-        ShardImages(remote_set.replace("0..2", "0..3"), storage)
+        ShardImages(remote_set.replace("0..2", "0..3"), place)
     size = len(server.files["/set/0.tar"])
     with pytest.raises(ValueError, match=r"drawn from 3 shards at a time.*--data-cache-gb"):
         ShardImages(remote_set, Storage(tmp_path / "storage", limit=2 * size))
     with pytest.raises(ValueError, match="cannot fetch the shard"):
-        ShardImages("http://127.0.0.1:9/0.tar", storage)
+        ShardImages("http://127.0.0.1:9/0.tar", place)
 
 
 def test_unreadable_names_keep_the_address(server: Server, remote_set: str, tmp_path: Path) -> None:
@@ -301,5 +299,5 @@ def test_unreadable_names_keep_the_address(server: Server, remote_set: str, tmp_
     content[512:560] = bytes(48)
     path.write_bytes(content)
     with pytest.raises(UnreadableImage) as caught:
-        images.load(0)
+        images.read(0)
     assert caught.value.name == f"{server.address}/set/0.tar/000000.png"

@@ -11,8 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from radio_core.cli.recipe_options import read_recipe
-from radio_core.data.images import ImageSource
-from radio_core.data.sources import open_source
+from radio_core.data.sources import ImageSource, open_source
 from radio_core.data.storage import Storage
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.schedule import Schedule, Step

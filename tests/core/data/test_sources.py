@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from radio_core.data.folder import FolderError, ImageFiles
-from radio_core.data.mixture import Mixture
 from radio_core.data.shards import ShardImages
-from radio_core.data.sources import data_identity, data_layout, faults, open_source
+from radio_core.data.sources import Mixture, data_identity, data_layout, faults, open_source
 from radio_core.data.storage import Storage, cache_folder
 from radio_core.data.toyworld import ToyWorldImages
 
@@ -59,7 +58,7 @@ def test_tables_by_name(make_parquet: Make, tmp_path: Path, storage: Storage) ->
     pytest.importorskip("datasets", reason="needs the extra 'train'")
     make_parquet(tmp_path / "a.parquet", range(3))
     table = open_source([f"parquet:{tmp_path}/a.parquet#image"], storage=storage)
-    assert [table.load(index).getpixel((0, 0))[0] for index in range(3)] == [0, 1, 2]
+    assert [table.read(index).getpixel((0, 0))[0] for index in range(3)] == [0, 1, 2]
 
 
 def test_several_names_are_mixed(make_folder: Make, make_shard: Make, tmp_path: Path) -> None:
@@ -73,11 +72,11 @@ def test_several_names_are_mixed(make_folder: Make, make_shard: Make, tmp_path: 
     assert isinstance(mixture, Mixture)
     assert mixture.starts[:3] == [0, 4, 17]
     assert mixture.shares == [0.8, 0.1, 0.1]
-    assert mixture.load(4).getpixel((0, 0)) == (0, 0, 0)
-    assert mixture.load(18).getpixel((0, 0)) == (1, 1, 1)
+    assert mixture.read(4).getpixel((0, 0)) == (0, 0, 0)
+    assert mixture.read(18).getpixel((0, 0)) == (1, 1, 1)
     with pytest.raises(ValueError, match="not an image"):
-        mixture.load(16)
-    assert mixture.sources[1].skipped.count == 1  # reading for training keeps no record
+        mixture.read(16)
+    assert len(mixture.sources[1].skipped) == 1  # reading for training keeps no record
     found = {Path(path).name: reason.split(":")[0] for path, reason in faults(mixture)}
     assert found == {"notes.txt": "not an image", "a.tar": "truncated"}
 
@@ -114,3 +113,49 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert cache_folder() == tmp_path / "radio"
     monkeypatch.setenv("RADIO_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+
+
+OWN = """
+from PIL import Image
+
+class Squares:
+    def __init__(self, count="3"):
+        self.count = int(count)
+
+    def __len__(self):
+        return self.count
+
+    def read(self, index):
+        return Image.new("RGB", (8, 8), (index,) * 3)
+
+def four():
+    return Squares(4)
+
+five = Squares(5)
+nothing = Squares(0)
+number = 7
+"""
+
+
+def test_sources_of_peoples_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_squares.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = {"Squares": 3, "Squares#12": 12, "four": 4, "five": 5}
+    for name, count in expected.items():
+        source = open_source([f"own_squares:{name}"])
+        assert len(source) == count
+        assert source.read(2).getpixel((0, 0)) == (2, 2, 2)
+        assert data_layout(source) == data_identity(source) == f"own_squares:Squares:{count}"
+        assert faults(source) == []
+    mixture = open_source(["own_squares:five", "toyworld:2"])
+    assert len(mixture) == 7
+    with pytest.raises(ValueError, match=r"'own_squares:number' is no data source.*read\(index\)"):
+        open_source(["own_squares:number"])
+    with pytest.raises(ValueError, match="'own_squares:nothing' has no images"):
+        open_source(["own_squares:nothing"])
+    with pytest.raises(ValueError, match="own_squares has no 'Circles'"):
+        open_source(["own_squares:Circles"])
+    with pytest.raises(ValueError, match=r"no module 'shard'.*shards"):
+        open_source(["shard:x"])
+    with pytest.raises(ValueError, match="toyworld:many"):
+        open_source(["toyworld:many"])

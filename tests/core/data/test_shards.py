@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from radio_core.data import shard_index, shards
-from radio_core.data.images import BlockSource, RemoteSource, UnreadableImage
-from radio_core.data.shard_index import ShardIndex, index_shard
-from radio_core.data.shards import ShardImages
+from radio_core.data import shards
+from radio_core.data.images import UnreadableImage
+from radio_core.data.shards import ShardImages, ShardIndex, index_shard, read_samples
+from radio_core.data.sources import BlockSource, RemoteSource
 from radio_core.data.storage import Storage
 
 MakeShard = Callable[..., Path]
@@ -37,7 +37,7 @@ def shades(images: ShardImages) -> list[int | None]:
     found: list[int | None] = []
     for index in range(len(images)):
         try:
-            found.append(images.load(index).getpixel((0, 0))[0])
+            found.append(images.read(index).getpixel((0, 0))[0])
         except UnreadableImage:
             found.append(None)
     return found
@@ -109,7 +109,7 @@ def test_damaged_pictures_are_named_by_shard_and_member(storage: Storage, tmp_pa
     images = ShardImages(f"{tmp_path}/a.tar", storage)
     assert shades(images) == [None, 1, None]
     with pytest.raises(UnreadableImage) as caught:
-        images.load(0)
+        images.read(0)
     assert caught.value.name == f"{tmp_path}/a.tar/0.png"
     assert caught.value.reason == "not an image"
 
@@ -204,7 +204,7 @@ def test_the_index_is_kept_until_a_shard_changes(
         indexed.append(path.name)
         return index_shard(path, endings)
 
-    monkeypatch.setattr(shard_index, "index_shard", watch)
+    monkeypatch.setattr(shards, "index_shard", watch)
     storage = Storage(tmp_path / "storage", tell=told.append)
     before = sorted(set_of_three.rglob("*"))
     for _ in range(3):
@@ -225,13 +225,13 @@ def test_with_stated_sizes_nothing_is_counted(
     sizes = {"cc-000.tar": 5, "cc-001.tar": 4, "cc-002.tar": 3, "other": "x"}
     (set_of_three / "sizes.json").write_text(json.dumps(sizes))
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "kept_index", None)
+        patched.setattr(shards, "index_shard", None)
         images = ShardImages(f"{set_of_three}/*.tar", storage)
     assert images.counts.tolist() == [5, 4, 3]
     # One picture fewer than stated is a fault, one more is left out.
     assert shades(images) == [*range(8), None, *range(8, 11)]
     with pytest.raises(UnreadableImage, match=r"cc-001.tar: missing: 3 images are there, not 4"):
-        images.load(8)
+        images.read(8)
 
 
 def test_a_shard_that_goes_away_while_training_is_a_fault(
@@ -241,7 +241,7 @@ def test_a_shard_that_goes_away_while_training_is_a_fault(
     (set_of_three / "cc-001.tar").unlink()
     assert shades(images) == [*range(5), None, None, None, *range(8, 12)]
     with pytest.raises(UnreadableImage) as caught:
-        images.load(5)
+        images.read(5)
     assert caught.value.name == str(set_of_three / "cc-001.tar")
     assert caught.value.reason == "missing: No such file or directory"
 
@@ -250,7 +250,7 @@ def test_identity_follows_the_shards_and_their_counts(
     set_of_three: Path, storage: Storage, make_shard: MakeShard
 ) -> None:
     def identity(pattern: str) -> str:
-        return ShardImages(f"{set_of_three}/{pattern}", storage).identity()
+        return ShardImages(f"{set_of_three}/{pattern}", storage).layout()
 
     first = identity("*.tar")
     assert first == identity("cc-00[0-2].tar")
@@ -265,12 +265,26 @@ def test_one_process_keeps_few_shards_open(
 ) -> None:
     monkeypatch.setattr(shards, "_OPEN", 2)
     images = ShardImages(f"{set_of_three}/*.tar", storage)
-    assert [images.load(index).getpixel((0, 0))[0] for index in (0, 5, 8, 1, 9, 6, 0)] == [
-        0,
-        5,
-        8,
-        1,
-        9,
-        6,
-        0,
+    for index in (0, 5, 8, 1, 9, 6, 0):
+        assert images.read(index).getpixel((0, 0))[0] == index
+
+
+def test_labelled_samples_come_in_their_order(tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w") as archive:
+        for name in ("x/0.jpg", "x/0.cls", "1.input.PNG", "1.CLS", "2.cls", "3.json", "x.y/4.jpg"):
+            add(archive, name, name.encode())
+    endings = {".jpg", ".png", ".cls"}
+    samples = list(read_samples(shard, endings))
+    assert [(sample.name, set(sample.files)) for sample in samples] == [
+        ("x/0", {"jpg", "cls"}),
+        ("1", {"input.png", "cls"}),
+        ("2", {"cls"}),
+        ("x.y/4", {"jpg"}),
     ]
+    assert samples[0].files["cls"] == b"x/0.cls"
+    shard.write_bytes(shard.read_bytes()[: index_shard(shard, endings).offsets[4]])
+    whole = read_samples(shard, endings)
+    assert [next(whole).name for _ in range(2)] == ["x/0", "1"]
+    with pytest.raises(UnreadableImage, match="truncated"):
+        next(whole)

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from radio_core.data import order
-from radio_core.data.mixture import Mixture
 from radio_core.data.order import (
     BlockOrder,
     HugeOrder,
@@ -19,6 +18,7 @@ from radio_core.data.order import (
     order_of,
     scrambled,
 )
+from radio_core.data.sources import Mixture
 
 BLOCKS = np.array([40, 1, 25, 33, 0, 60, 18, 40])
 TOTAL = int(BLOCKS.sum())
@@ -33,7 +33,7 @@ class Source:
     def __len__(self) -> int:
         return self.count
 
-    def load(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         return Image.new("RGB", (1, 1), (index, 0, 0))
 
 

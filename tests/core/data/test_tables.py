@@ -33,7 +33,7 @@ def files(make_parquet: MakeParquet, tmp_path: Path) -> Path:
 
 
 def shades(table: TableImages) -> list[int]:
-    return [table.load(index).getpixel((0, 0))[0] for index in range(len(table))]
+    return [table.read(index).getpixel((0, 0))[0] for index in range(len(table))]
 
 
 def test_parquet_files_in_order(files: Path, storage: Storage) -> None:
@@ -50,11 +50,11 @@ def test_columns_of_bytes_with_faults(files: Path, storage: Storage) -> None:
     table = pyarrow.table({"raw": [content[0], b"no picture", None, b"", content[1][:45]]})
     parquet.write_table(table, files / "raw.parquet")
     images = open_parquet(f"{files}/raw.parquet", storage)
-    assert images.load(0).size == (12, 10)
+    assert images.read(0).size == (12, 10)
     reasons = []
     for row in range(1, 5):
         with pytest.raises(UnreadableImage) as caught:
-            images.load(row)
+            images.read(row)
         assert caught.value.name == f"parquet:{files}/raw.parquet[{row}].raw"
         reasons.append(caught.value.reason.split(":")[0])
     assert reasons == ["not an image", "missing", "empty file", "truncated"]
@@ -142,10 +142,10 @@ def test_identity_follows_the_rows(
     files: Path, saved: Path, storage: Storage, make_parquet: MakeParquet
 ) -> None:
     pattern = f"{files}/part-*.parquet"
-    first = open_parquet(pattern, storage).identity()
+    first = open_parquet(pattern, storage).layout()
     os.utime(files / "part-0.parquet", (0, 0))  # a copy of the files is the same data
-    assert open_parquet(pattern, storage).identity() == first
+    assert open_parquet(pattern, storage).layout() == first
     make_parquet(files / "part-2.parquet", range(1))
-    assert open_parquet(pattern, storage).identity() != first
-    train, test = (open_hugging_face(f"{saved}@{split}").identity() for split in ("train", "test"))
-    assert train == open_hugging_face(str(saved)).identity() != test
+    assert open_parquet(pattern, storage).layout() != first
+    train, test = (open_hugging_face(f"{saved}@{split}").layout() for split in ("train", "test"))
+    assert train == open_hugging_face(str(saved)).layout() != test
