@@ -143,5 +143,5 @@ def _export_once(
         seed=seed,
         parts=parts,
         overwrite=manifest.is_file(),
-        progress=lambda done, total: progress(f"toy scenes: {', '.join(parts)}", done, total),
+        progress=lambda _, done, total: progress(f"toy scenes: {', '.join(parts)}", done, total),
     )

@@ -20,6 +20,8 @@ from typing import IO, Any, overload
 import numpy as np
 from filelock import FileLock
 
+from radio_core.progress import Progress, silent
+
 GIGABYTE = 1000**3
 ATTEMPTS = 5
 """Times that a file is asked for before it counts as missing."""
@@ -41,7 +43,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radio"
 
 
-def _ignore(*_: object) -> None:
+def _keep_quiet(message: str) -> None:
     """A listener that can be pickled."""
 
 
@@ -55,14 +57,14 @@ class Storage:
         limit: bytes that fetched shards may take.
         refresh: build indexes anew although there are kept ones.
         tell: called with one line about what is used or cannot be kept.
-        progress: called as progress(what, done, total); the total may be unknown.
+        progress: is told how far listing and counting are.
     """
 
     folder: Path = field(default_factory=cache_folder)
     limit: int = 50 * GIGABYTE
     refresh: bool = False
-    tell: Callable[[str], None] = _ignore
-    progress: Callable[[str, int, int | None], None] = _ignore
+    tell: Callable[[str], None] = _keep_quiet
+    progress: Progress = silent
 
     def _index_file(self, kind: str, key: object) -> Path:
         return self.folder / kind / f"{digest(key)}.npz"

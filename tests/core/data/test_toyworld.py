@@ -1,6 +1,9 @@
-"""The exported files hold the scenes' ground truth, and the field's readers understand them."""
+"""The toy world: two numbers give one scene, whose ground truth fills the field's formats."""
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,23 +12,139 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radio_core.cli import UsageError
-from radio_core.cli.toyworld import main
+from radio_core.cli import main
 from radio_core.data.folder import LabelledFolder
 from radio_core.data.toyworld import (
     CLASS_NAMES,
+    COLOURS,
     SEMANTIC_NAMES,
+    SHAPES,
+    TEXTURES,
+    WORDS,
+    Scene,
     ToyWorldImages,
     render_scene,
 )
-from radio_core.data.toyworld.export import HELD_OUT_START, PARTS, export
-from radio_core.data.toyworld.export_parts import rle_counts
+from radio_core.data.toyworld.export import HELD_OUT_START, PARTS, export, rle_counts
 
+HASH = """
+import hashlib
+from radio_core.data.toyworld import render_scene
+digest = hashlib.sha256()
+for index in range(40):
+    scene = render_scene(3, index)
+    digest.update(scene.image.tobytes() + scene.semantic.tobytes())
+    digest.update(f"{scene.caption} {scene.text} {[o.bbox for o in scene.objects]}".encode())
+print(digest.hexdigest())
+"""
 TRAIN, VAL, SEED = 30, 12, 3
 INDICES = {
     "train": list(range(TRAIN)),
     "val": list(range(HELD_OUT_START, HELD_OUT_START + VAL)),
 }
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [render_scene(0, index) for index in range(300)]
+
+
+def test_a_scene_is_the_same_in_every_process() -> None:
+    command = [sys.executable, "-c", HASH]
+    other = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    digest = hashlib.sha256()
+    for index in reversed(range(40)):  # in whatever order
+        render_scene(3, index)
+    for index in range(40):
+        scene = render_scene(3, index)
+        digest.update(scene.image.tobytes() + scene.semantic.tobytes())
+        boxes = [o.bbox for o in scene.objects]
+        digest.update(f"{scene.caption} {scene.text} {boxes}".encode())
+    assert other.strip() == digest.hexdigest()
+
+
+def test_shapes_types_and_ranges(scenes: list[Scene]) -> None:
+    for scene in scenes[:50]:
+        assert scene.image.shape == (128, 128, 3)
+        assert scene.semantic.shape == (128, 128)
+        assert scene.image.dtype == scene.semantic.dtype == np.uint8
+        assert scene.image.std() > 5
+        assert 1 <= len(scene.objects) <= 4
+        for thing in scene.objects:
+            assert thing.mask.shape == (128, 128)
+            assert thing.mask.dtype == bool
+            assert thing.shape in SHAPES
+            assert thing.colour in COLOURS
+            assert thing.texture in TEXTURES
+
+
+def test_visible_masks_are_disjoint_and_make_up_the_semantic_map(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert sum(thing.mask.astype(int) for thing in scene.objects).max() <= 1
+        semantic = np.zeros((128, 128), np.uint8)
+        for thing in scene.objects:
+            semantic[thing.mask] = SEMANTIC_NAMES.index(thing.shape)
+        assert np.array_equal(semantic, scene.semantic)
+
+
+def test_boxes_are_tight(scenes: list[Scene]) -> None:
+    for thing in (thing for scene in scenes for thing in scene.objects):
+        x, y, width, height = thing.bbox
+        assert thing.mask[y : y + height, x : x + width].sum() == thing.mask.sum() > 0
+        inside = thing.mask[y : y + height, x : x + width]
+        assert inside[0].any()
+        assert inside[-1].any()
+        assert inside[:, 0].any()
+        assert inside[:, -1].any()
+
+
+def test_the_main_object_comes_first_is_the_largest_and_names_the_class(
+    scenes: list[Scene],
+) -> None:
+    largest = 0
+    for scene in scenes:
+        extent = [max(thing.bbox[2:]) for thing in scene.objects]
+        largest += extent[0] == max(extent)
+        large = scene.objects[0]
+        assert CLASS_NAMES[scene.label] == large.name == f"{large.colour} {large.shape}"
+        assert scene.caption.startswith(f"a large {large.texture} {large.name}")
+        assert all(f"a small {o.texture} {o.name}" in scene.caption for o in scene.objects[1:])
+    assert largest == len(scenes)
+
+
+def test_every_class_texture_and_number_of_objects_occurs(scenes: list[Scene]) -> None:
+    more = [*scenes, *(render_scene(1, index) for index in range(300))]
+    labels = Counter(scene.label for scene in more)
+    assert set(labels) == set(range(len(CLASS_NAMES)))
+    assert len(CLASS_NAMES) == len(COLOURS) * len(SHAPES) == 36
+    assert {thing.texture for scene in more for thing in scene.objects} == set(TEXTURES)
+    assert {len(scene.objects) for scene in more} == {1, 2, 3, 4}
+    with_text = [scene.text for scene in more if scene.text]
+    assert 0.2 < len(with_text) / len(more) < 0.4
+    assert set(with_text) <= set(WORDS)
+    assert len(set(with_text)) > len(WORDS) / 2
+
+
+def test_small_objects_touch_the_main_one_now_and_then(scenes: list[Scene]) -> None:
+    pairs = [(s.objects[0], other) for s in scenes for other in s.objects[1:]]
+    touching = 0
+    for large, other in pairs:
+        x, y, width, height = other.bbox
+        near = large.mask[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
+        touching += bool(near.any())
+    assert touching / len(pairs) > 0.1
+
+
+def test_held_out_scenes_are_far_from_any_training_set() -> None:
+    source = ToyWorldImages(5, seed=0)
+    assert len(source) == 5
+    assert np.array_equal(np.asarray(source.read(3)), render_scene(0, 3).image)
+    held_out = render_scene(0, HELD_OUT_START).image
+    assert all(not np.array_equal(np.asarray(source.read(i)), held_out) for i in range(5))
+    shifted = ToyWorldImages(2, seed=0, first=HELD_OUT_START)
+    assert np.array_equal(np.asarray(shifted.read(0)), held_out)
+    with pytest.raises(ValueError, match="at least 1"):
+        ToyWorldImages(0)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +168,10 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def test_same_call_same_bytes(world: Path, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int | None]] = []
     export(tmp_path, TRAIN, VAL, seed=SEED, progress=lambda *call: calls.append(call))
     assert tree(tmp_path) == tree(world)
-    assert calls == [(done, TRAIN + VAL) for done in range(1, TRAIN + VAL + 1)]
+    assert calls == [("scenes", done, TRAIN + VAL) for done in range(1, TRAIN + VAL + 1)]
 
 
 def test_classification(world: Path) -> None:
@@ -225,14 +344,10 @@ def test_scienceqa(world: Path) -> None:
     assert any("image" not in entry for entry in entries)
 
 
-def test_held_out_scenes_are_beyond_training() -> None:
-    assert len(ToyWorldImages(10_000_000)) < HELD_OUT_START
-    assert not np.array_equal(render_scene(0, 0).image, render_scene(0, HELD_OUT_START).image)
-
-
 def test_folders_are_never_overwritten_unasked(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["export", "--out", str(out), "--train", "3", "--val", "1"]) == 0
+    assert main(["toyworld", "export", "--out", str(out), "--train", "3", "--val", "1"]) == 0
+    assert main(["toyworld", "export", "--out", "x", "--parts", "imagenet"]) == 2
     before = tree(out)
     with pytest.raises(ValueError, match="--overwrite"):
         export(out, 2, 1)
@@ -266,13 +381,3 @@ def test_bad_requests_write_nothing(tmp_path: Path, change: dict[str, Any], text
     with pytest.raises(ValueError, match=text):
         export(tmp_path / "out", **{"train": 1, "val": 1, **change})
     assert not (tmp_path / "out").exists()
-
-
-def test_command_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "radio toyworld export" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="export"):
-        main(["import"])
-    with pytest.raises(SystemExit) as stop:
-        main(["export", "--out", "x", "--parts", "imagenet"])
-    assert stop.value.code == 2
