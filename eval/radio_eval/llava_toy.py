@@ -83,7 +83,7 @@ def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> P
         seed=sizes.seed,
         parts=("vqa",),
         overwrite=manifest.is_file(),
-        progress=lambda _, done, total: progress("scenes", done, total),
+        progress=lambda _, done, total: progress("scenes", done, total or 0),
     )
     return folder / "vqa"
 

@@ -143,5 +143,7 @@ def _export_once(
         seed=seed,
         parts=parts,
         overwrite=manifest.is_file(),
-        progress=lambda _, done, total: progress(f"toy scenes: {', '.join(parts)}", done, total),
+        progress=lambda _, done, total: progress(
+            f"toy scenes: {', '.join(parts)}", done, total or 0
+        ),
     )
