@@ -17,7 +17,7 @@ from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
 from radio_core.teachers import Teacher
 from radio_core.vision import ModelSpec, Output
-from radio_eval.cli.evaluate import main
+from radio_eval.cli.evaluate import evaluate as main
 from radio_eval.eval_model import EvalModel
 from radio_eval.mode_switch import (
     ModeSwitch,

@@ -169,7 +169,7 @@ def evaluate(entries: Sequence[Entry], data: ToyData, progress: Progress) -> Res
 
 
 def _named(progress: Progress, name: str) -> Progress:
-    def listen(what: str, done: int, total: int) -> None:
+    def listen(what: str, done: int, total: int | None) -> None:
         progress(f"{name}: {what}", done, total)
 
     return listen

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from radio_core.data.folder import FolderError
+from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.classification.imagenet import readable_names
-from radio_eval.knn import KnnEvaluator, KnnPredictions, class_votes
 from radio_eval.report.confusion import Classified, confused_pairs, confusion_sections
 from radio_eval.report.sections import Neighbour, NeighbourSheet, Query, Section, Share
 from radio_eval.report.thumbnails import read_thumbnails
-from radio_eval.summaries.store import StoredSummaries
-from radio_eval.zero_shot import ZeroShotEvaluator
+from radio_eval.results import StoredRows
+from radio_eval.scores.knn import Neighbours, class_votes
 
 QUERIES = 8
 """Validation images on the sheet."""
@@ -24,43 +24,46 @@ _VOTES = 3
 
 
 def knn_sections(
-    evaluator: KnnEvaluator,
-    train: StoredSummaries,
-    val: StoredSummaries,
-    found: KnnPredictions,
+    train_data: ClassificationSet,
+    val_data: ClassificationSet,
+    train: StoredRows,
+    val: StoredRows,
+    found: Neighbours,
+    temperature: float,
 ) -> list[Section]:
     """The neighbours sheet and the most confused classes.
 
     Args:
-        evaluator: with the images of both splits.
+        train_data: images that voted.
+        val_data: images that were classified.
         train: summaries that voted.
         val: summaries that were classified.
         found: what came out, with the neighbours that made it.
+        temperature: of the vote.
     """
-    names = _for_people(evaluator.val.class_names)
+    names = _for_people(val_data.class_names)
     classified = Classified(
-        data=evaluator.val,
+        data=val_data,
         class_names=names,
         labels=val.labels,
         predicted=found.predicted,
         name=val.name,
     )
-    return [_neighbour_sheet(evaluator, train, val, found, names), confused_pairs(classified)]
+    sheet = _neighbour_sheet(train_data, val_data, train, val, found, temperature, names)
+    return [sheet, confused_pairs(classified)]
 
 
-def zero_shot_sections(
-    evaluator: ZeroShotEvaluator, val: StoredSummaries, best: Tensor
-) -> list[Section]:
+def zero_shot_sections(data: ClassificationSet, val: StoredRows, best: Tensor) -> list[Section]:
     """The confusion of classes and the most confused pairs.
 
     Args:
-        evaluator: with the images.
+        data: images that were classified.
         val: summaries that were classified.
         best: [N, n] int64, classes of each image, the most likely first.
     """
     classified = Classified(
-        data=evaluator.val,
-        class_names=evaluator.val.class_names,
+        data=data,
+        class_names=data.class_names,
         labels=val.labels,
         predicted=best[:, 0],
         name=val.name,
@@ -88,25 +91,27 @@ def choose_rows(hits: Tensor, count: int) -> list[int]:
 
 
 def _neighbour_sheet(
-    evaluator: KnnEvaluator,
-    train: StoredSummaries,
-    val: StoredSummaries,
-    found: KnnPredictions,
+    train_data: ClassificationSet,
+    val_data: ClassificationSet,
+    train: StoredRows,
+    val: StoredRows,
+    found: Neighbours,
+    temperature: float,
     class_names: Sequence[str],
 ) -> NeighbourSheet:
     rows = choose_rows(found.predicted == val.labels, QUERIES)
-    labels = train.labels[found.neighbours[rows]]  # [Q, k]
+    labels = train.labels[found.rows[rows]]  # [Q, k]
     votes = class_votes(
         found.similarities[rows],
         labels,
         num_classes=len(class_names),
-        temperature=evaluator.parameters.temperature,
+        temperature=temperature,
     )
-    shown = found.neighbours[rows, :NEIGHBOURS]  # [Q, n]
+    shown = found.rows[rows, :NEIGHBOURS]  # [Q, n]
     train_names = {row: train.name(row) for row in set(shown.flatten().tolist())}
     val_names = {row: val.name(row) for row in rows}
-    train_pictures = read_thumbnails(evaluator.train, train_names.values())
-    val_pictures = read_thumbnails(evaluator.val, val_names.values())
+    train_pictures = read_thumbnails(train_data, train_names.values())
+    val_pictures = read_thumbnails(val_data, val_names.values())
     queries = []
     for place, row in enumerate(rows):
         truth = int(val.labels[row])
@@ -148,8 +153,8 @@ def _vote(votes: Tensor, class_names: Sequence[str]) -> tuple[Share, ...]:
     return tuple(Share(name=class_names[label], share=share) for share, label in pairs if share > 0)
 
 
-def _text(rows: Sequence[int], val: StoredSummaries, found: KnnPredictions) -> str:
-    k = found.neighbours.shape[1]
+def _text(rows: Sequence[int], val: StoredRows, found: Neighbours) -> str:
+    k = found.rows.shape[1]
     shown = min(k, NEIGHBOURS)
     nearest = f"all {k} neighbours" if shown == k else f"the nearest {shown} of {k} neighbours"
     return (

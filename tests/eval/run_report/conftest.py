@@ -99,7 +99,7 @@ def run_and_check(
     """The report of a run."""
     file = out / "new" / f"{task}.html"
     command = [task, "--model", model, "--data", str(data), "--device", "cpu"]
-    assert evaluate.main([*command, "--report", str(file), *options]) == 0
+    assert evaluate.evaluate([*command, "--report", str(file), *options]) == 0
     assert file.stat().st_size < 2_000_000
     return checked(file.read_text(encoding="utf-8"))
 
