@@ -24,6 +24,7 @@ from radio_eval.knn import KnnEvaluator, KnnParameters, KnnPredictions
 from radio_eval.models import load_eval_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.report.classification import knn_sections, zero_shot_sections
 from radio_eval.report.sections import Show
 from radio_eval.summaries.extract import Extraction, Precision, StoredDtype
 from radio_eval.summaries.store import StoredSummaries
@@ -223,13 +224,23 @@ def _show_knn(
     val: StoredSummaries,
     found: KnnPredictions,
 ) -> None:
-    del show, evaluator, train, val, found
+    sections = knn_sections(
+        evaluator.train,
+        evaluator.val,
+        train,
+        val,
+        predicted=found.predicted,
+        neighbours=found.neighbours,
+        similarities=found.similarities,
+        temperature=evaluator.parameters.temperature,
+    )
+    show(sections)
 
 
 def _show_zero_shot(
     show: Show, evaluator: ZeroShotEvaluator, val: StoredSummaries, best: Tensor
 ) -> None:
-    del show, evaluator, val, best
+    show(zero_shot_sections(evaluator.val, val, best))
 
 
 def _account(reasons: Mapping[str, str]) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Pure functions from predictions to numbers."""

@@ -1,1 +1,0 @@
-"""Tasks: one file each, found by the names of `radio.evaluators`."""
