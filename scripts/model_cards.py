@@ -14,7 +14,7 @@ from pathlib import Path
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
 from radio_eval.baselines import filled_box_miou
-from radio_eval.cli.evaluate import main as evaluate
+from radio_eval.cli.evaluate import evaluate
 from radio_eval.coco.instances import CocoInstances
 
 _PROBE = ["--protocol", "toy", "--iterations", "2000", "--label-stride", "2"]

@@ -161,9 +161,9 @@ def test_every_extra_that_is_asked_for_exists(
 
 
 def test_every_command_exists_and_has_a_line_in_the_help() -> None:
-    from radio_core.cli import COMMANDS, _summary
+    from radio_core.cli import COMMANDS, first_line
 
-    lines = {name: _summary(entry) for name, entry in COMMANDS.entries.items()}
+    lines = {name: first_line(entry) for name, entry in COMMANDS.entries.items()}
     assert lines
     assert [name for name, line in lines.items() if line in ("", "(not installed)")] == []
 

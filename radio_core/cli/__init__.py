@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     while words and not words[0].startswith("-") and words[0] != "help":
         path.append(words.pop(0))
         name = ".".join(path)
-        if name in commands:
+        if name in commands and f"{name}.{words[0] if words else ''}" not in commands:
             return _run(name, words)
         if not any(known.startswith(f"{name}.") for known in commands):
             known = _children(commands, path[:-1])
@@ -88,7 +88,7 @@ def _help(commands: Mapping[str, EntryPoint], path: Sequence[str]) -> str:
         name = ".".join([*path, word])
         below = [child for child in commands if child.startswith(f"{name}.")]
         if name in commands:
-            lines[word] = _summary(commands[name])
+            lines[word] = first_line(commands[name])
         else:
             lines[word] = ", ".join(_children(commands, name.split("."))) if below else ""
     width = max(map(len, lines), default=0)
@@ -102,8 +102,8 @@ def _help(commands: Mapping[str, EntryPoint], path: Sequence[str]) -> str:
     )
 
 
-def _summary(entry: EntryPoint) -> str:
-    """The first line of a function's docstring, read from its source without importing anything."""
+def first_line(entry: EntryPoint) -> str:
+    """The first line of the docstring of a function or class, read without importing anything."""
     path: Sequence[str] | None = None
     spec = None
     parts = entry.module.split(".")
@@ -118,8 +118,8 @@ def _summary(entry: EntryPoint) -> str:
         tree = ast.parse(spec.loader.get_source(entry.module) or "")
     except (SyntaxError, ImportError):
         return ""
-    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    docstring = next((ast.get_docstring(f) for f in functions if f.name == entry.attr), None)
+    named = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    docstring = next((ast.get_docstring(n) for n in named if n.name == entry.attr), None)
     return docstring.splitlines()[0].strip() if docstring else ""
 
 

@@ -20,6 +20,7 @@ class Teacher(nn.Module):
 
     mean: Tensor
     std: Tensor
+    _as_square = False
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -40,6 +41,15 @@ class Teacher(nn.Module):
             ValueError: in a way that is not known here.
         """
         return None
+
+    def as_square(self) -> "Teacher":
+        """Take squares of one size, resized as RADIO's images are, not as its library resizes them.
+
+        Returns self.
+        """
+        self.spec = replace(self.spec, square=True)
+        self._as_square = True
+        return self
 
     def fingerprint(self) -> str:
         """SHA-256 over weights, buffers and structure."""

@@ -77,12 +77,14 @@ class TimmTeacher(Teacher):
         self.freeze()
 
     @property
-    def crop(self) -> CentreCrop:
+    def crop(self) -> CentreCrop | None:
         """timm's evaluation transform, at a size that the model takes, at most its own.
 
         Raises:
             ValueError: it makes no squares, or crops in a way that is not known here.
         """
+        if self._as_square:
+            return None
         settings = _timm.data.resolve_model_data_config(self.network)
         _, height, width = settings["input_size"]
         mode = settings["crop_mode"]
@@ -147,7 +149,7 @@ def load(
     return TimmTeacher(source, network, licence or licence_of(source, stated).name, input_size)
 
 
-def load_dino(source: str, rest: str, input_size: int | None = None) -> TimmTeacher:
+def load_dino(source: str, rest: str, input_size: int | None = None) -> Teacher:
     """Load a DINO of the generation that is before the colon of its source.
 
     Raises:
@@ -161,7 +163,7 @@ def load_dino(source: str, rest: str, input_size: int | None = None) -> TimmTeac
             f"{rest} is a {about.get('architecture')!r} of timm, which is no {generation}: load "
             f"it as timm:{rest}"
         )
-    return teacher
+    return teacher.as_square()
 
 
 def is_timm_format(rest: str) -> bool:

@@ -113,12 +113,14 @@ class TransformersTeacher(Teacher):
         self.freeze()
 
     @property
-    def crop(self) -> CentreCrop:
+    def crop(self) -> CentreCrop | None:
         """The resize and crop of its processor, at a size that it takes, at most its own.
 
         Raises:
             ValueError: the processor makes no squares.
         """
+        if self._as_square:
+            return None
         settings, own = self.settings, self.spec.input_size
         size = settings.get("size") or {"height": own, "width": own}
         shorter = size if isinstance(size, int) else size.get("shortest_edge")
@@ -213,18 +215,19 @@ def load(
         mean=mean,
         std=std,
         licence=licence or licence_of(source, stated_licence(folder)).name,
-        square=source.startswith("dinov") or not family.any_size,
+        square=not family.any_size,
         text=family.text,
         **_measured(source, network, family, size),
     )
     return TransformersTeacher(spec, network, family, settings, folder)
 
 
-def load_dino(source: str, rest: str, input_size: int | None = None) -> TransformersTeacher:
+def load_dino(source: str, rest: str, input_size: int | None = None) -> Teacher:
     """Load a DINO of the generation that is before the colon of its source; errors as `load`."""
+    kinds = ("dinov2", "dinov2_with_registers")
     if source.startswith("dinov3"):
-        return load(source, rest, kinds=("dinov3_vit", "dinov3_convnext"))
-    return load(source, rest, kinds=("dinov2", "dinov2_with_registers"))
+        kinds = ("dinov3_vit", "dinov3_convnext")
+    return load(source, rest, kinds=kinds).as_square()
 
 
 def processor_settings(folder: Path) -> Mapping[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 
 from radio_core.cli import UsageError
 from radio_core.data.toyworld.export import export
-from radio_eval.cli.evaluate import main
+from radio_core.registry import UnknownName
+from radio_eval.cli.evaluate import evaluate as main
 from radio_eval.cli.score import main as score
 
 
@@ -112,7 +113,7 @@ def test_bad_usage(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["--help"]) == 0
     assert "linear-seg" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="unknown task 'knm'; known: knn"):
+    with pytest.raises(UnknownName, match=r"unknown task 'knm'.*did you mean 'knn'"):
         main(["knm"])
     with pytest.raises(ValueError, match="cannot read folder"):
         main(["knn", "--model", "random:tiny", "--data", str(toy / "nowhere")])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from radio_core.data.images import UnreadableImage
 from radio_eval.contract import run_evaluator
 from radio_eval.data import LabelledImages
 from radio_eval.eval_model import EvalModel
@@ -21,9 +22,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.colours)
 
-    def load(self, index: int) -> Image.Image | None:
+    def read(self, index: int) -> Image.Image:
         colour = self.colours[index]
-        return None if colour is None else Image.new("RGB", (20 + index % 2 * 8, 20), colour)
+        if colour is None:
+            raise UnreadableImage(str(index), "broken")
+        return Image.new("RGB", (20 + index % 2 * 8, 20), colour)
 
 
 def colour_model(**changes: object) -> EvalModel:

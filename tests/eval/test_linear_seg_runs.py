@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from radio_core.cli import UsageError
 from radio_core.data.toyworld.export import export
-from radio_eval.cli.evaluate import main
+from radio_eval.cli.evaluate import evaluate as main
 from radio_eval.contract import run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.linear_seg.evaluator import LinearSegEvaluator

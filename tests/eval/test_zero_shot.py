@@ -19,7 +19,7 @@ class Pictures:
     def __len__(self) -> int:
         return 3
 
-    def load(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         return Image.new("RGB", (16, 16), tuple(255 * (index == c) for c in range(3)))
 
 

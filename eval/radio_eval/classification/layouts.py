@@ -1,5 +1,7 @@
 """Find out in which layout a classification data set is, and read it."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -47,28 +49,43 @@ def read_split(
     return replace(data, class_names=readable_names(data.class_names)) if readable else data
 
 
-def read_train_and_val(
-    root: Path, layout: Layout = "auto", *, imagenet_labels: bool = False
-) -> tuple[ClassificationSet, ClassificationSet]:
-    """Read both splits; arguments as for `read_split`.
+def read_splits(
+    root: Path,
+    splits: Sequence[str],
+    layout: Layout = "auto",
+    *,
+    imagenet_labels: bool = False,
+    readable: bool = False,
+) -> dict[str, ClassificationSet]:
+    """Read several splits that must have the same classes; arguments as for `read_split`.
 
     Raises:
         FolderError: as `read_split`, and for splits whose classes differ.
     """
-    train, val = (
-        read_split(root, split, layout, imagenet_labels=imagenet_labels)
-        for split in ("train", "val")
-    )
-    if train.class_names != val.class_names:
-        one, other = set(train.class_names), set(val.class_names)
+    found = {
+        split: read_split(root, split, layout, imagenet_labels=imagenet_labels, readable=readable)
+        for split in splits
+    }
+    for one, other in itertools.combinations(splits, 2):
+        names, others = (set(found[split].class_names) for split in (one, other))
+        if found[one].class_names == found[other].class_names:
+            continue
         details = [
-            f"{', '.join(map(printable, sorted(names)[:3]))} {'is' if len(names) == 1 else 'are'} "
+            f"{', '.join(map(printable, sorted(alone)[:3]))} {'is' if len(alone) == 1 else 'are'} "
             f"only in {split}"
-            for split, names in (("train", one - other), ("val", other - one))
-            if names
+            for split, alone in ((one, names - others), (other, others - names))
+            if alone
         ]
         raise FolderError(
-            f"the class folders of {printable(root / 'train')} and {printable(root / 'val')} "
+            f"the class folders of {printable(root / one)} and {printable(root / other)} "
             f"differ: {'; '.join(details)}. Add a classnames.json that lists all classes"
         )
-    return train, val
+    return found
+
+
+def read_train_and_val(
+    root: Path, layout: Layout = "auto", *, imagenet_labels: bool = False
+) -> tuple[ClassificationSet, ClassificationSet]:
+    """Both splits as `read_splits` reads them."""
+    found = read_splits(root, ("train", "val"), layout, imagenet_labels=imagenet_labels)
+    return found["train"], found["val"]

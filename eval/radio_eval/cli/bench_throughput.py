@@ -20,16 +20,17 @@ from radio_core.bench.throughput import (
 )
 from radio_core.bench.timing import machine
 from radio_core.cli import UsageError, parse
-from radio_core.cli.bench_options import SPREAD, check_numbers, progress, set_threads, write_json
+from radio_core.cli.bench_options import check_numbers, progress, set_threads, write_json
 from radio_core.devices import choose_device
-from radio_eval.report.figures import check_plot_path
-from radio_eval.report.table import Table
+from radio_eval.report.drawing import check_plot_path
 from radio_eval.speed.output import (
+    Sheet,
     Speed,
     described,
     markdown_page,
-    paper_table,
-    throughput_table,
+    paper_sheet,
+    terminal_table,
+    throughput_sheet,
     write_quality_plot,
 )
 from radio_eval.speed.paper_tables import SPEED_TABLES, SpeedTable
@@ -139,14 +140,13 @@ def main(argv: Sequence[str]) -> int:
     if options.against is not None:
         _warn_of_differences(result, options.against)
     table = SPEED_TABLES.get(options.table)
-    found = throughput_table(rows) if table is None else _paper(table, cases, rows)
-    console = Console()
-    console.print(*found.terminal(console.width), SPREAD, highlight=False)
+    sheet = throughput_sheet(rows) if table is None else _paper(table, cases, rows)
+    Console().print(terminal_table(sheet))
     remarks = described(**result) + ([] if table is None else [f"Paper: {table.setting}."])
     if options.markdown is not None:
         title = _TITLE if table is None else table.title
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown_page(title, found, remarks), encoding="utf-8")
+        options.markdown.write_text(markdown_page(title, sheet, remarks), encoding="utf-8")
     if options.plot is not None:
         _plot(options.plot, table, cases, rows, quality)
     return 0
@@ -183,12 +183,12 @@ def _cases(options: ThroughputOptions, gpu: bool) -> _Cases:
     return {(case.model, number): case for number, case in enumerate(dict.fromkeys(found))}
 
 
-def _paper(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Table:
+def _paper(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Sheet:
     by_case = {row.case: row for row in rows}
     measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
     for (label, _), case in cases.items():
         measured[label].append(by_case[case])
-    return paper_table(table, measured)
+    return paper_sheet(table, measured)
 
 
 def _plot(

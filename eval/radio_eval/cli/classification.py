@@ -24,7 +24,6 @@ from radio_eval.knn import KnnEvaluator, KnnParameters, KnnPredictions
 from radio_eval.models import load_eval_model
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
-from radio_eval.report.classification import knn_sections, zero_shot_sections
 from radio_eval.report.sections import Show
 from radio_eval.summaries.extract import Extraction, Precision, StoredDtype
 from radio_eval.summaries.store import StoredSummaries
@@ -224,23 +223,13 @@ def _show_knn(
     val: StoredSummaries,
     found: KnnPredictions,
 ) -> None:
-    sections = knn_sections(
-        evaluator.train,
-        evaluator.val,
-        train,
-        val,
-        predicted=found.predicted,
-        neighbours=found.neighbours,
-        similarities=found.similarities,
-        temperature=evaluator.parameters.temperature,
-    )
-    show(sections)
+    del show, evaluator, train, val, found
 
 
 def _show_zero_shot(
     show: Show, evaluator: ZeroShotEvaluator, val: StoredSummaries, best: Tensor
 ) -> None:
-    show(zero_shot_sections(evaluator.val, val, best))
+    del show, evaluator, val, best
 
 
 def _account(reasons: Mapping[str, str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radio_eval.contract import TaskResult
-from radio_eval.report.table import Cell, Column, Table, Tone
 
 TASKS = {
     "zero_shot": "zero-shot top-1",
@@ -68,29 +67,6 @@ class Results:
         """A row's score divided by the best teacher's; None where either is missing."""
         value, best = row.scores.get(task), self.best(task, "teacher")
         return value / best if value is not None and best else None
-
-    def table(self) -> Table:
-        """Scores with, of students, the fraction of the best teacher's score below."""
-        rows: list[list[str | Cell]] = []
-        for row in self.rows:
-            cells: list[str | Cell] = [row.name]
-            for task in TASKS:
-                value = row.scores.get(task)
-                if value is None:
-                    cells.append(Cell("–", tone="dim"))
-                    continue
-                fraction = self.fraction(row, task) if row.kind == "student" else None
-                note = "" if fraction is None else f"{fraction:.2f} ×"
-                tone: Tone = "best" if value == self.best(task) else ""
-                cells.append(Cell(f"{value:.1f}", note, tone, value))
-            rows.append(cells)
-        kinds = [row.kind for row in self.rows]
-        return Table(
-            title="Scores in percent; × of the best teacher",
-            columns=[Column(title) for title in ("model", *TASKS.values())],
-            rows=rows,
-            breaks=[n for n in range(1, len(kinds)) if kinds[n] != kinds[n - 1]],
-        )
 
     def to_json(self) -> dict[str, Any]:
         """The results as plain JSON types; `rows` is {row: {task: percent or null}}."""

@@ -1,18 +1,28 @@
 """Measured speeds in the terminal, as Markdown, and as a plot of quality against speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich import box
+from rich.table import Table
+
 from radio_core.bench.throughput import Throughput
 from radio_core.cli.bench_options import SPREAD, milliseconds
-from radio_eval.report.figures import Point, speed_figure, write_figure
-from radio_eval.report.table import Column, Table, escaped
+from radio_eval.report.markdown import escaped, pipe_table
+from radio_eval.report.scatter_plot import Point, Scatter, write_scatter
 from radio_eval.speed.paper_tables import PaperSpeed, SpeedTable
 from radio_eval.speed.quality import Quality
 
 
-def throughput_table(rows: Sequence[Throughput]) -> Table:
+class Sheet(NamedTuple):
+    """Headings, and rows of as many cells."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def throughput_sheet(rows: Sequence[Throughput]) -> Sheet:
     """One row a case, and a column for each baseline."""
     names = list(dict.fromkeys(name for row in rows for name in row.ratios))
     peak = any(row.peak_share is not None for row in rows)
@@ -33,14 +43,14 @@ def throughput_table(rows: Sequence[Throughput]) -> Table:
                 *([share] if peak else []),
             ]
         )
-    return _table([*headings, *(["of matmul peak"] if peak else [])], cells)
+    return Sheet([*headings, *(["of matmul peak"] if peak else [])], cells)
 
 
 Measurements = Mapping[str, Sequence[Throughput]]
 """Label of a row of the paper's table -> its measurements, in the same order for all."""
 
 
-def paper_table(table: SpeedTable, measured: Measurements) -> Table:
+def paper_sheet(table: SpeedTable, measured: Measurements) -> Sheet:
     """The paper's table, with a measured column beside the paper's for each engine."""
     reference = next(row for row in table.rows if row.label == table.reference)
     hows = [f"{found.case.engine}, {found.case.dtype}" for found in measured[reference.label]]
@@ -48,7 +58,7 @@ def paper_table(table: SpeedTable, measured: Measurements) -> Table:
     headings += [
         text for how in hows for text in (f"here: images/s ({how})", f"/ {reference.label}")
     ]
-    return _table(headings, [_paper_row(table, row, reference, measured) for row in table.rows])
+    return Sheet(headings, [_paper_row(table, row, reference, measured) for row in table.rows])
 
 
 def _paper_row(
@@ -67,10 +77,6 @@ def _paper_row(
     return cells
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    return Table(columns=[Column(heading) for heading in headings], rows=rows)
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
 
@@ -79,9 +85,20 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return "" if value is None or reference is None else f"{value / reference:.2f}"
 
 
-def markdown_page(title: str, table: Table, remarks: Sequence[str]) -> str:
+def terminal_table(sheet: Sheet) -> Table:
+    """A sheet for `rich`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=SPREAD)
+    for number, heading in enumerate(sheet.headings):
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_page(title: str, sheet: Sheet, remarks: Sequence[str]) -> str:
     """A page with the table, and a paragraph for each remark."""
-    lines = [f"# {escaped(title)}", "", table.markdown()]
+    rows = [[escaped(cell) for cell in row] for row in (sheet.headings, *sheet.rows)]
+    lines = [f"# {escaped(title)}", "", *pipe_table(rows, numbers=True)]
     for remark in remarks:
         lines += ["", escaped(remark)]
     return "\n".join(lines) + "\n"
@@ -119,17 +136,20 @@ def write_quality_plot(path: Path, title: str, speeds: Sequence[Speed], quality:
     Raises:
         ValueError: no model has a quality, or another kind of file.
     """
+    panels = list(_panels(speeds, quality))
+    if not panels:
+        known = ", ".join(quality)
+        raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
+    write_scatter(path, title, "images a second", panels)
+
+
+def _panels(speeds: Sequence[Speed], quality: Quality) -> Iterator[Scatter]:
     metrics = dict.fromkeys(metric for numbers in quality.values() for metric in numbers)
-    panels = {
-        metric: [
+    for metric in metrics:
+        points = [
             Point(f"{model} ({how})" if how else model, speed, quality[model][metric])
             for model, how, speed in speeds
             if metric in quality.get(model, {})
         ]
-        for metric in metrics
-    }
-    drawn = {metric: points for metric, points in panels.items() if points}
-    if not drawn:
-        known = ", ".join(quality)
-        raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
-    write_figure(path, speed_figure(title, "images a second", drawn))
+        if points:
+            yield Scatter(title=metric, points=points)

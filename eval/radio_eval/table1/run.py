@@ -108,7 +108,7 @@ class Filling:
 
 
 def _named(progress: Progress, name: str) -> Progress:
-    def listen(what: str, done: int, total: int) -> None:
+    def listen(what: str, done: int, total: int | None) -> None:
         progress(f"{name}: {what}", done, total)
 
     return listen

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from radio_core.cli import UsageError
-from radio_eval.cli.evaluate import main
+from radio_eval.cli.table1 import main
 from radio_eval.table1.columns import choose_columns
 from radio_eval.table1.models import read_models
 
@@ -33,7 +33,7 @@ def test_unknown_and_repeated_models_are_refused_before_any_work(
     (tmp_path / "tests").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=message):
-        main(["table1", "--models", models, "--out", "out"])
+        main(["--models", models, "--out", "out"])
     assert not (tmp_path / "out").exists()
 
 
@@ -55,7 +55,7 @@ def test_wrong_options_are_refused_before_any_work(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises((UsageError, SystemExit)) as caught:
-        main(["table1", "--models", "toy", "--out", str(tmp_path / "out"), *options])
+        main(["--models", "toy", "--out", str(tmp_path / "out"), *options])
     told = f"{caught.value} {capsys.readouterr().err}"  # the option parser prints what it refuses
     assert message in " ".join(told.replace("│", " ").split())
     assert not (tmp_path / "out").exists()
@@ -64,7 +64,7 @@ def test_wrong_options_are_refused_before_any_work(
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process"):
-        main(["table1", "--models", "toy"])
+        main(["--models", "toy"])
 
 
 def test_columns_keep_the_papers_order() -> None:

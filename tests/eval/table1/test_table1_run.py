@@ -13,7 +13,7 @@ pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 
-from radio_eval.cli.evaluate import main
+from radio_eval.cli.table1 import main
 from radio_eval.contract import run_evaluator
 from radio_eval.models import load_eval_model
 from radio_eval.progress import silent
@@ -25,7 +25,7 @@ TASKS = "zero-shot,knn,toy-seg,coco"
 
 
 def run(out: Path, options: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    code = main(["table1", "--out", str(out), *options])
+    code = main(["--out", str(out), *options])
     return code, json.loads((out / "table1.json").read_text())
 
 
@@ -98,7 +98,7 @@ def test_what_is_done_survives_an_interruption(
     with monkeypatch.context() as patch:
         patch.setattr(tasks.EvaluatorTask, "run", stop_at_knn)
         with pytest.raises(KeyboardInterrupt):
-            main(["table1", "--out", str(tmp_path), *flags])
+            main(["--out", str(tmp_path), *flags])
     scores = json.loads((tmp_path / "table1.json").read_text())["rows"]["toy-clip"]["scores"]
     assert scores["zero-shot"] is not None
     assert scores["knn"] is None

@@ -32,7 +32,7 @@ def test_the_command_writes_answers_scores_and_settings(
     with_oracle(find_vqa_data("scienceqa", toy_vqa))
     out, scores = tmp_path / "answers.jsonl", tmp_path / "result" / "scores.json"
     argv = ["--task", "scienceqa", "--model", "m", "--data", str(toy_vqa), "--answers", str(out)]
-    assert evaluate.main(["vqa", *argv, "--json", str(scores), "--batch-size", "2"]) == 0
+    assert evaluate.evaluate(["vqa", *argv, "--json", str(scores), "--batch-size", "2"]) == 0
     shown = capsys.readouterr().out
     assert "accuracy: 100.00" in shown
     assert "count: 8\n" in shown
@@ -92,4 +92,4 @@ def test_flags_that_do_not_fit_are_refused(
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"known: knn.*vqa"):
-        evaluate.main(["vqb"])
+        evaluate.evaluate(["vqb"])
