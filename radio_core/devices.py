@@ -16,7 +16,7 @@ def choose_device(name: str = "auto", model: str = "") -> torch.device:
     """
     gpu = torch.cuda.is_available()
     if gpu and name == "auto" and model.endswith(".onnx"):
-        from radio_core.export.onnxruntime import has_cuda
+        from radio_core.export.onnx import has_cuda
 
         gpu = has_cuda()
     try:

@@ -26,11 +26,12 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 @contextmanager
-def rich_progress(console: Console | None = None) -> Iterator[Progress]:
+def rich_progress(console: Console | None = None, *, live: bool = True) -> Iterator[Progress]:
     """Progress bars on a terminal, with counts, times and ETA; each goes when the next begins.
 
     Args:
         console: where; standard error by default. Nothing is shown on a quiet one.
+        live: also draw between the calls, in a thread, which takes time from what is measured.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -41,7 +42,8 @@ def rich_progress(console: Console | None = None) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[info]}", markup=False),
     )
-    with Bars(*columns, console=console or Console(stderr=True), transient=True) as bars:
+    console = console or Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, auto_refresh=live) as bars:
         tasks: dict[str, TaskID] = {}
 
         def listen(what: str, done: int, total: int | None) -> None:
@@ -51,5 +53,7 @@ def rich_progress(console: Console | None = None) -> Iterator[Progress]:
                     bars.update(finished, visible=False)
                 tasks[name] = bars.add_task(name, total=total, completed=done, info=info)
             bars.update(tasks[name], completed=done, total=total, visible=True, info=info)
+            if not live:
+                bars.refresh()
 
         yield listen

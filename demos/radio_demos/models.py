@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from radio_core.export.runtime import SUFFIXES, ExportedModel, open_engine
-from radio_core.export.subject import fixed_size
 from radio_core.models.radio import RadioModel
 from radio_core.vision import Resolution
 from radio_core.zoo.load import load_model
@@ -98,6 +97,6 @@ def teachers_of(model: Student) -> dict[str, str]:
 def only_size(model: Student) -> Resolution | None:
     """The (height, width) in pixels of the only images that a model takes; None if it takes any."""
     if isinstance(model, RadioModel):
-        return fixed_size(model, None)
+        return model.config.backbone.fixed_size
     size = model.card.fixed_size
     return None if size is None else Resolution(*size)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from radio_core import __version__
 from radio_core.export.card import ExportCard
+from radio_core.export.exportable import Exportable
 from radio_core.export.runtime import Engine, open_engine
-from radio_core.export.subject import Subject
 from radio_core.models.radio import RadioModel
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.swap import RadioImageEncoder, input_width, with_encoder
@@ -34,9 +34,9 @@ class _Embeddings(nn.Module):
         return (self.encoder(images).float(),)
 
 
-def sam_subject(
+def sam_exportable(
     model: RadioModel, name: str, source: str = "", size: tuple[int, int] | None = None
-) -> Subject:
+) -> Exportable:
     """RADIO with SAM's neck, to be exported: what `Sam.preprocess` gives to image embeddings.
 
     Args:
@@ -67,7 +67,7 @@ def sam_subject(
         window_size=model.window_size,
         licence=model.config.licence,
     )
-    return Subject(module=_Embeddings(encoder).eval(), card=card)
+    return Exportable(module=_Embeddings(encoder).eval(), card=card)
 
 
 class ExportedImageEncoder(nn.Module):

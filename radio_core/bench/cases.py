@@ -1,18 +1,14 @@
 """What `radio bench throughput` can measure, and how it is named."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from radio_core.bench.sam import RADIO_MODELS, SAM_MODELS
+from radio_core.bench.sam import RANDOM_SAM
 from radio_core.export.runtime import SUFFIXES
-from radio_core.models import ERadioConfig, ViTConfig, eradio_config, vit_config
-from radio_core.models.backbone import BackboneConfig
-from radio_core.models.eradio_config import E_RADIO_B
-from radio_core.models.timm_student import TimmConfig
+from radio_core.open import RANDOM, random_backbone
 
 Engine = Literal[
     "eager",
@@ -44,44 +40,8 @@ _FILE_ENGINES: dict[str, Engine] = dict(
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-RANDOM_PREFIX = "random:"
-TIMM_PREFIX = "timm:"
-
-RANDOM_MODELS: dict[str, Callable[[], ViTConfig | ERadioConfig]] = {
-    **{name: partial(vit_config, name) for name in ("tiny", "base", "large", "huge")},
-    **{name: partial(eradio_config, name) for name in ("eradio", "eradio_xxxtiny")},
-    "eradio-b": partial(eradio_config, "eradio", **E_RADIO_B),
-    "eradio-b-coarse": partial(eradio_config, "eradio", **E_RADIO_B, neck_start_stage=3),
-}
-"""Shapes that can be measured without a checkpoint: name -> function that makes the config."""
-
-SAM_PREFIX = "sam-with-"
-SAM_ENCODERS: dict[str, str] = {
-    **{name: name for name in SAM_MODELS},
-    **{SAM_PREFIX + name: name for name in RADIO_MODELS},
-}
-"""Image encoders of Segment Anything, with its neck: name -> its name in `radio_core.bench.sam`."""
-
 _CASE = re.compile(r"(.+?)(?:@(\d{1,5})(?:x(\d{1,5}))?)?(?:\+w(\d{1,4})(?:/(\d{1,4}))?)?")
 _RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
-
-
-def random_backbone(preset: str) -> BackboneConfig:
-    """The backbone that "random:PRESET" stands for.
-
-    Raises:
-        ValueError: an unknown preset, or a network that timm does not know.
-    """
-    if preset.startswith(TIMM_PREFIX):
-        # Its last map alone, as in the paper's Table 7.
-        return TimmConfig(name=preset.removeprefix(TIMM_PREFIX), feature_stride=32)
-    if preset not in RANDOM_MODELS:
-        known = ", ".join(
-            RANDOM_PREFIX + name
-            for name in (*RANDOM_MODELS, *SAM_ENCODERS, f"{TIMM_PREFIX}NETWORK")
-        )
-        raise ValueError(f"unknown shape {RANDOM_PREFIX + preset!r}; known: {known}")
-    return RANDOM_MODELS[preset]()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +49,8 @@ class Case:
     """One thing to measure.
 
     Attributes:
-        model: "random:base" and so on (`RANDOM_MODELS`, `SAM_ENCODERS`, "random:timm:NETWORK"), a
-            teacher, an exported file, or anything that `load_model` takes.
+        model: whatever `radio_core.open_model` takes, or the image encoder of a Segment Anything
+            (`radio_core.bench.sam.RANDOM_SAM`).
         height: of the images, in pixels.
         width: of the images, in pixels.
         window_size: side of the attention windows in patches; None for global attention, or an
@@ -111,9 +71,8 @@ class Case:
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        preset = self.model.removeprefix(RANDOM_PREFIX)
-        if preset != self.model and preset not in SAM_ENCODERS:
-            random_backbone(preset)
+        if self.model.startswith(RANDOM) and self.model not in RANDOM_SAM:
+            random_backbone(self.model.removeprefix(RANDOM))
         if self.batch_size < 1:
             raise ValueError(f"batch size must be at least 1, not {self.batch_size}")
         if self.engine == "onnxruntime" and self.dtype == "bfloat16":
@@ -159,15 +118,19 @@ def parse_cases(
         ValueError: an unknown random model, a resolution that is none, or an engine that does not
             run the precision.
     """
+    default_sizes = []
+    for text in resolutions:
+        match = _RESOLUTION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"a resolution is SIDE or HEIGHTxWIDTH in pixels, not {text!r}")
+        default_sizes.append((int(match[1]), int(match[2] or match[1])))
     cases = []
     for text in models:
         match = _CASE.fullmatch(text)
         if match is None:
             raise ValueError(f"not MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]]: {text!r}")
         model, height, width, window, schedule = match.groups()
-        sizes = [_resolution(side) for side in resolutions]
-        if height is not None:
-            sizes = [(int(height), int(width or height))]
+        sizes = default_sizes if height is None else [(int(height), int(width or height))]
         side = window_size if window is None else int(window)
         own = _FILE_ENGINES.get(Path(model).suffix)
         cases += [
@@ -187,10 +150,3 @@ def parse_cases(
             for engine in (engines if own is None else (own,))
         ]
     return cases
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    match = _RESOLUTION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"a resolution is SIDE or HEIGHTxWIDTH in pixels, not {text!r}")
-    return int(match[1]), int(match[2] or match[1])

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from radio_core.bench.timing import Activity, Timing, Watch, time_in_turns
+from radio_core.bench.timing import Activity, Timing, time_in_turns
 from radio_core.models import RadioModel, ViTConfig
 from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.progress import Progress, silent
 from radio_core.zoo.load import load_model
 
 
@@ -44,13 +45,13 @@ class LoadTimes:
         return row | {"ratio": round(self.ratio, 3)}
 
 
-def bench_load(path: Path, repeats: int, watch: Watch = iter) -> LoadTimes:
+def bench_load(path: Path, repeats: int, progress: Progress = silent) -> LoadTimes:
     """Time `load_model` on a file of an official release, or any file that it takes.
 
     Args:
         path: a `.safetensors` file or one written by `torch.save`.
         repeats: measured turns, at least 2.
-        watch: shows the progress of the turns.
+        progress: listener.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,7 +63,7 @@ def bench_load(path: Path, repeats: int, watch: Watch = iter) -> LoadTimes:
         "load": partial(load_model, path),
         "floor": partial(read_and_touch, path),
     }
-    return LoadTimes(size, **time_in_turns(activities, repeats, watch=watch))
+    return LoadTimes(size, **time_in_turns(activities, repeats, progress=progress))
 
 
 def read_and_touch(path: Path) -> float:

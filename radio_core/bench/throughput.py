@@ -9,16 +9,16 @@ from typing import Any, get_args
 
 import torch
 
-from radio_core.bench.candidates import Candidates
-from radio_core.bench.cases import Case, Engine, ModelEngine
-from radio_core.bench.engines import (
-    Engines,
+from radio_core.bench.activities import (
+    Workbench,
     check_engine,
     matmul_activity,
     matmul_case,
     matmul_flops,
 )
-from radio_core.bench.timing import Activity, Timing, Watch, time_in_turns
+from radio_core.bench.cases import Case, Engine, ModelEngine
+from radio_core.bench.timing import Activity, Timing, time_in_turns
+from radio_core.progress import Progress, silent
 
 _COMPARED: dict[Engine, tuple[Engine, ...]] = {
     "eager": ("products", "bare"),
@@ -94,8 +94,7 @@ def measure(
     deploy: bool = False,
     bare: bool = False,
     peak: bool = False,
-    watch: Watch = iter,
-    prepare: Watch = iter,
+    progress: Progress = silent,
 ) -> dict[Case, Measured]:
     """Time the cases in turns, after two turns for warming up.
 
@@ -107,8 +106,7 @@ def measure(
             always is.
         bare: also measure the engines "products" and "bare" of each ViT with global attention.
         peak: also measure one large matrix product in each precision, and count operations.
-        watch: shows the progress of the turns.
-        prepare: shows the progress of loading and exporting before them.
+        progress: listener.
 
     Returns:
         Each case, and where asked for its bare versions and the products, -> what it took.
@@ -123,23 +121,22 @@ def measure(
     activities: dict[Case, Activity] = {}
     flops: dict[Case, float | None] = {}
     with torch.inference_mode(), TemporaryDirectory(prefix="radio-bench-") as folder:
-        candidates = Candidates(device, deploy)
-        engines = Engines(candidates, Path(folder))
+        bench = Workbench(device, Path(folder), deploy)
         # Whatever is wrong with a case shows here, before slow work.
-        parameters = {case: candidates.open(case).parameters for case in cases}
-        for index in prepare(range(len(cases))):
-            case = cases[index]
+        parameters = {case: bench.parameters(case) for case in cases}
+        for index, case in enumerate(cases):
+            progress("loading", index, len(cases))
             if bare and case.engine == "eager":
-                activities |= engines.bare(case)
-            activities[case] = engines.activity(case)
+                activities |= bench.bare(case)
+            activities[case] = bench.activity(case)
             if peak:
-                flops[case] = engines.flops(case)
+                flops[case] = bench.flops(case)
         if peak:
             for product in dict.fromkeys(matmul_case(case.dtype, device) for case in cases):
                 activities[product] = matmul_activity(product, device)
                 flops[product] = matmul_flops(product)
         with torch._dynamo.config.patch(cache_size_limit=_SHAPES):
-            timings = time_in_turns(activities, repeats, device=device, watch=watch)
+            timings = time_in_turns(activities, repeats, device=device, progress=progress)
     return {
         case: Measured(timing, flops.get(case), parameters.get(case))
         for case, timing in timings.items()
@@ -173,29 +170,19 @@ def compare(
                 others[engine] = medians[same]
         wanted = (baseline, "eager", case.batch_size, case.dtype)
         for other in medians:
-            if other != case and _identity(other) == wanted:
+            found_as = (other.name, other.engine, other.batch_size, other.dtype)
+            if other != case and found_as == wanted:
                 others[baseline] = medians[other]
         if earlier and case in earlier:
             others["earlier"] = earlier[case]
         ratios = {name: medians[case] / median for name, median in others.items()}
-        share = _peak_share(case, measured)
+        share = None
+        peaks = (m for c, m in measured.items() if (c.engine, c.dtype) == ("matmul", case.dtype))
+        peak = next(peaks, None)
+        if peak is not None and peak is not found and peak.flops and found.flops:
+            share = (found.flops / medians[case]) / (peak.flops / peak.timing.median)
         rows.append(Throughput(case, found.timing, ratios, share, found.parameters))
     return rows
-
-
-def _identity(case: Case) -> tuple[str, str, int, str]:
-    return case.name, case.engine, case.batch_size, case.dtype
-
-
-def _peak_share(case: Case, measured: Mapping[Case, Measured]) -> float | None:
-    """Operations a second of a case / those of the matrix product in its precision."""
-    found = measured[case]
-    products = (c for c in measured if c.engine == "matmul" and c.dtype == case.dtype)
-    product = next(products, None)
-    if product is None or product == case or found.flops is None:
-        return None
-    peak = matmul_flops(product) / measured[product].timing.median
-    return found.flops / found.timing.median / peak
 
 
 def check_baseline(baseline: str, cases: Iterable[Case]) -> None:

@@ -1,10 +1,14 @@
-"""Timing several activities in turns, and describing the machine that they ran on."""
+"""Timing several activities in turns, and describing the machine that they ran on.
+
+`torch.utils.benchmark` times one statement after the other, each with calls of its own to warm up,
+and waits for the first GPU alone: here a slower moment of the machine hits all activities alike.
+"""
 
 import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +16,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from radio_core.progress import Progress, silent
+
 Name = TypeVar("Name", bound=Hashable)
 Activity = Callable[[], object]
-Watch = Callable[[Iterable[int]], Iterable[int]]
-"""Passes the turns on, and may show how far they are, as `rich.progress.track` does."""
-
+SPREAD = "medians; the spread is half the distance of the quartiles"
 WARMUP_TURNS = 2
 _RUNTIMES = ("timm", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 
@@ -38,6 +42,10 @@ class Timing:
         low, _, high = statistics.quantiles(self.seconds, n=4)
         return (high - low) / 2 / self.median
 
+    def __str__(self) -> str:
+        """The median in milliseconds, with the spread."""
+        return f"{1000 * self.median:.1f} ±{100 * self.spread:.1f}%"
+
 
 def time_in_turns(
     activities: Mapping[Name, Activity],
@@ -46,7 +54,7 @@ def time_in_turns(
     warmup: int = WARMUP_TURNS,
     device: torch.device | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    watch: Watch = iter,
+    progress: Progress = silent,
 ) -> dict[Name, Timing]:
     """Run each activity once a turn, so that a slower moment of the machine hits all alike.
 
@@ -56,7 +64,7 @@ def time_in_turns(
         warmup: turns before them that do not count.
         device: where the activities run; a GPU is waited for.
         clock: the present time in seconds.
-        watch: see `Watch`.
+        progress: listener, told between the turns.
 
     Returns:
         Name -> its `repeats` times.
@@ -64,11 +72,13 @@ def time_in_turns(
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to have a spread, not {repeats}")
     seconds: dict[Name, list[float]] = {name: [] for name in activities}
-    for turn in watch(range(warmup + repeats)):
+    for turn in range(warmup + repeats):
+        progress("measuring", turn, warmup + repeats)
         for name, activity in activities.items():
             began = clock()
             result = activity()
-            _wait_for(device)
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)
             elapsed = clock() - began
             del result
             if turn >= warmup:
@@ -76,36 +86,22 @@ def time_in_turns(
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _wait_for(device: torch.device | None) -> None:
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def machine(device: torch.device) -> dict[str, Any]:
     """What a number depends on besides the program: processor, device, threads and versions."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "packages": _versions(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what else may run a model, where it is installed."""
-    found = {}
+    versions = {}
     for package in _RUNTIMES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
-def _cpu_name() -> str:
-    """The processor's name as Linux tells it, elsewhere what Python knows."""
+            versions[package] = metadata.version(package)
+    # Of the processor's name Python knows little; Linux tells it.
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "packages": versions,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }

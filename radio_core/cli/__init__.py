@@ -16,6 +16,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,13 @@ COMMANDS: Registry[Command] = Registry("radio.commands", "command")
 
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError)
 _CONFIG_NOTE = "--config FILE.yaml reads these fields from a file; flags win over it."
+
+
+def write_json(path: Path | None, result: object) -> None:
+    """Write the result of a command to the file of its `--json`, if there is one."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 class UsageError(ValueError):

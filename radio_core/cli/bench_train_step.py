@@ -12,8 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from radio_core.cli import UsageError, parse
-from radio_core.cli.bench_options import write_json
+from radio_core.cli import UsageError, parse, write_json
 from radio_core.cli.recipe_options import read_recipe, teachers_from_command_line
 from radio_core.distill.benchmark import (
     CachedTimes,

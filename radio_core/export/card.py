@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from radio_core.config_file import from_mapping, to_mapping
+from radio_core.vision import Resolution, nearest_resolution
 
 CARD_KEY = "radio"
 """Under this name a file holds its card, as JSON."""
@@ -82,6 +83,22 @@ class ExportCard:
     def to_json(self) -> str:
         """The card as one JSON object."""
         return json.dumps(to_mapping(self))
+
+    def nearest_size(self, height: int, width: int) -> Resolution:
+        """The image size in pixels nearest to (height, width) that the network takes."""
+        if self.fixed_size is not None:
+            return Resolution(*self.fixed_size)
+        return nearest_resolution(height, width, self.resolution_step)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError, naming the nearest size, unless it takes height x width pixels."""
+        near = self.nearest_size(height, width)
+        if near != (height, width):
+            raise ValueError(
+                f"image size {height}x{width} does not fit {self.name or 'the model'} (sides are "
+                f"multiples of {self.resolution_step} pixels); the nearest valid size is "
+                f"{near.height}x{near.width}"
+            )
 
 
 def read_card(text: str | bytes | None, where: str) -> ExportCard:

@@ -1,13 +1,18 @@
-"""Whether an exported network computes what the model computes."""
+"""Exported files: compared with the model, and never half-written or unchecked under their name."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from radio_core.export.card import ExportCard, Precision
-from radio_core.export.subject import Watch, nearest_size
+from radio_core.progress import Progress
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest error that is accepted, as a share of the largest value of the output."""
@@ -32,12 +37,6 @@ class ParityCase:
     images: Tensor
     expected: dict[str, Tensor]
 
-    @property
-    def label(self) -> str:
-        """BATCHxHEIGHTxWIDTH."""
-        batch, _, height, width = self.images.shape
-        return f"{batch}x{height}x{width}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -54,32 +53,84 @@ class Difference:
     error: float
 
 
-def parity_cases(
-    run: Callable[[Tensor], dict[str, Tensor]], shapes: Sequence[Sequence[int]], watch: Watch
-) -> list[ParityCase]:
-    """Run what is to be compared with.
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
 
-    Args:
-        run: images -> output name -> tensor; of a model `Subject.run`.
-        shapes: (batch, height, width) of each case.
-        watch: listener.
+    Attributes:
+        path: the file.
+        side_file: a second file that belongs to it and has to stay beside it; or None.
+        differences: the largest one from the model for each size that was compared; empty where
+            the result could not be run.
     """
-    generator = torch.Generator().manual_seed(_SEED)
-    cases = []
-    for index, (batch, height, width) in enumerate(shapes):
-        watch("running the model", index, len(shapes))
-        images = torch.rand(batch, 3, height, width, generator=generator)
-        cases.append(ParityCase(images, run(images)))
-    return cases
+
+    path: Path
+    side_file: Path | None = None
+    differences: Sequence[Difference] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that was written."""
+        return sum(file.stat().st_size for file in (self.path, self.side_file) if file)
+
+
+def check_destination(path: Path, suffix: str) -> None:
+    """Refuse a name that cannot be written, and make its folder.
+
+    Raises:
+        ValueError: another suffix, or the name of a folder.
+    """
+    if path.suffix != suffix:
+        raise ValueError(f"{path}: the name of this kind of file ends with {suffix}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def draft(path: Path, side_suffix: str = "") -> Iterator[Path]:
+    """A name to write to, in a temporary folder beside `path`; what is there moves in the end.
+
+    Nothing moves where the block raises: `path` keeps what it had. With `side_suffix`, a file of
+    the draft's name with that behind it moves too; one that belonged to the old file is removed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    try:
+        written = folder / path.name
+        yield written
+        if side_suffix:
+            side, target = (file.with_name(path.name + side_suffix) for file in (written, path))
+            if side.exists():
+                os.replace(side, target)
+            else:
+                target.unlink(missing_ok=True)
+        os.replace(written, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def parity_shapes(card: ExportCard) -> list[tuple[int, int, int]]:
     """(batch, height, width) of three cases: three sizes, one of them no square, and batches."""
-    sizes = list(dict.fromkeys(nearest_size(card, *size) for size in _SIZES))
+    sizes = list(dict.fromkeys(card.nearest_size(*size) for size in _SIZES))
     while card.fixed_size is None and len(sizes) < 3:  # a step so long that they coincide
         height, width = sizes[-1]
-        sizes.append(nearest_size(card, height, width + card.resolution_step))
+        sizes.append(card.nearest_size(height, width + card.resolution_step))
     return [(batch, *sizes[batch % len(sizes)]) for batch in (1, 2, 3)]
+
+
+def parity_cases(
+    run: Callable[[Tensor], dict[str, Tensor]],
+    shapes: Sequence[Sequence[int]],
+    progress: Progress,
+) -> list[ParityCase]:
+    """Run what is to be compared with, on random images of (batch, height, width) each."""
+    generator = torch.Generator().manual_seed(_SEED)
+    cases = []
+    for index, (batch, height, width) in enumerate(shapes):
+        progress("running the model", index, len(shapes))
+        images = torch.rand(batch, 3, height, width, generator=generator)
+        cases.append(ParityCase(images, run(images)))
+    return cases
 
 
 def check_parity(
@@ -87,7 +138,7 @@ def check_parity(
     run: Callable[[Tensor], Mapping[str, Tensor]],
     tolerance: float,
     what: str,
-    watch: Watch,
+    progress: Progress,
 ) -> list[Difference]:
     """Compare a network with the model.
 
@@ -96,7 +147,7 @@ def check_parity(
         run: images -> output name -> tensor.
         tolerance: largest error that is accepted, as a share of the largest value.
         what: the network, for the message of an error.
-        watch: listener.
+        progress: listener.
 
     Returns:
         The largest difference of each case.
@@ -106,11 +157,13 @@ def check_parity(
     """
     differences = []
     for index, case in enumerate(cases):
-        watch(f"checking {what}", index, len(cases))
+        progress(f"checking {what}", index, len(cases))
         found = run(case.images)
         errors = {name: _error(found[name], wanted) for name, wanted in case.expected.items()}
         output = max(errors, key=lambda name: errors[name])
-        differences.append(Difference(case=case.label, output=output, error=errors[output]))
+        batch, _, height, width = case.images.shape
+        shape = f"{batch}x{height}x{width}"
+        differences.append(Difference(case=shape, output=output, error=errors[output]))
     worst = max(differences, key=lambda difference: difference.error)
     if not worst.error <= tolerance:
         raise ParityError(

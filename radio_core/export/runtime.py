@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 
 from radio_core.export.card import MODEL, AdaptorCard, ExportCard
-from radio_core.export.onnx_file import SIDE_SUFFIX
-from radio_core.export.subject import check_size, nearest_size
-from radio_core.export.tensorrt import CARD_SUFFIX
 from radio_core.models.fingerprint import files_fingerprint
 from radio_core.models.radio import FeatureFormat
 from radio_core.vision import Output, Resolution, check_images
@@ -28,10 +25,12 @@ class Engine(Protocol):
     Attributes:
         card: what the file says about itself.
         device: where it computes.
+        files: all that it was read from.
     """
 
     card: ExportCard
     device: torch.device
+    files: tuple[Path, ...]
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
         """Float32 images [B, 3, H, W] to output name -> float32 tensor, on any device."""
@@ -63,7 +62,7 @@ def open_engine(
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".onnx":
-        from radio_core.export.onnxruntime import OnnxRuntimeEngine
+        from radio_core.export.onnx import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(path, device, threads)
     if path.suffix == ".engine":
@@ -90,9 +89,7 @@ def load_exported(
         FileNotFoundError: no such file.
         ImportError: the package that runs it is missing.
     """
-    beside = (Path(f"{path}{end}") for end in ("", SIDE_SUFFIX, CARD_SUFFIX))
-    files = [file for file in beside if file.is_file()]
-    return ExportedModel(open_engine(path, device, threads), files)
+    return ExportedModel(open_engine(path, device, threads))
 
 
 class ExportedModel:
@@ -100,15 +97,13 @@ class ExportedModel:
 
     Attributes:
         engine: what runs the file.
-        files: what it was read from.
         card: what the file says about itself.
         adaptors: name -> what is known of the adaptor.
         active_adaptors: those that a call returns when it is not told otherwise: all in the file.
     """
 
-    def __init__(self, engine: Engine, files: Sequence[Path] = ()) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.files = tuple(files)
         self.card = engine.card
         if self.card.purpose != MODEL:
             raise ValueError(
@@ -121,7 +116,7 @@ class ExportedModel:
 
     def fingerprint(self) -> str:
         """SHA-256 over the bytes of its files."""
-        return files_fingerprint(*self.files)
+        return files_fingerprint(*self.engine.files)
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +161,7 @@ class ExportedModel:
 
     def nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """The image size in pixels nearest to (height, width) that it takes."""
-        return nearest_size(self.card, height, width)
+        return self.card.nearest_size(height, width)
 
     def check_adaptors(self, names: Sequence[str]) -> tuple[str, ...]:
         """The names as a tuple; ValueError lists the known ones when one is unknown."""
@@ -197,7 +192,7 @@ class ExportedModel:
         names = self.check_adaptors(adaptors)
         check_images(images, 1)
         height, width = images.shape[-2:]
-        check_size(self.card, height, width)
+        self.card.check_size(height, width)
         found = self.engine.run(images.float())
         grid = (height // self.patch_size, width // self.patch_size)
         outputs = {}

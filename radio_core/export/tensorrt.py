@@ -7,29 +7,115 @@ networks are strongly typed: an engine computes in the precision that the graph 
 import importlib
 import json
 import os
+import re
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from radio_core.config_file import to_mapping
 from radio_core.export.card import CARD_KEY, ExportCard, Precision, read_card
-from radio_core.export.destination import Exported, beside, check_destination
-from radio_core.export.onnx import DEFAULT_OPSET, check_packages, export_onnx, write_onnx
-from radio_core.export.onnx_file import read_onnx_card
-from radio_core.export.parity import TOLERANCES, ParityCase, check_parity, parity_cases
-from radio_core.export.profile import Profile, read_profile
-from radio_core.export.subject import INPUT, Subject, Watch, unwatched
+from radio_core.export.exportable import Exportable
+from radio_core.export.graph import INPUT
+from radio_core.export.onnx import check_packages, export_onnx, read_onnx_card, write_onnx
+from radio_core.export.parity import (
+    TOLERANCES,
+    Exported,
+    ParityCase,
+    check_destination,
+    check_parity,
+    draft,
+    parity_cases,
+)
+from radio_core.progress import Progress, silent
 
 SUFFIX = ".engine"
 CARD_SUFFIX = ".json"
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
 _PROFILE_KEY = "profile"
+_BOUNDS = ("minimum", "optimum", "maximum")
+_SHAPE = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,5})")
+
+
+class Shape(NamedTuple):
+    """A batch of images of one size."""
+
+    batch: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        """BATCHxHEIGHTxWIDTH."""
+        return f"{self.batch}x{self.height}x{self.width}"
+
+
+def parse_shape(text: str) -> Shape:
+    """The shape that BATCHxHEIGHTxWIDTH means.
+
+    Raises:
+        ValueError: another form, or a zero.
+    """
+    match = _SHAPE.fullmatch(text)
+    if match is None or "0" in match.groups():
+        raise ValueError(f"a shape is BATCHxHEIGHTxWIDTH, such as 4x432x432, not {text!r}")
+    return Shape(*map(int, match.groups()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The smallest and the largest shapes that an engine takes, and the one it is best at."""
+
+    minimum: Shape
+    optimum: Shape
+    maximum: Shape
+
+    def __post_init__(self) -> None:
+        for low, high in ((self.minimum, self.optimum), (self.optimum, self.maximum)):
+            if any(a > b for a, b in zip(low, high, strict=True)):
+                raise ValueError(
+                    f"the shapes of a profile must not shrink from min to opt to max: "
+                    f"{self.minimum}, {self.optimum}, {self.maximum}"
+                )
+
+    @classmethod
+    def parse(cls, shapes: Mapping[str, str]) -> "Profile":
+        """From texts (`parse_shape`) by the names of the fields.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: a malformed one, or shapes that shrink.
+        """
+        return cls(**{name: parse_shape(shapes[name]) for name in _BOUNDS})
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Its different shapes."""
+        return list(dict.fromkeys((self.minimum, self.optimum, self.maximum)))
+
+    def check(self, card: ExportCard) -> None:
+        """Raise ValueError where the network does not take a shape, naming the nearest one."""
+        for name in _BOUNDS:
+            shape: Shape = getattr(self, name)
+            try:
+                card.check_size(shape.height, shape.width)
+            except ValueError as error:
+                raise ValueError(f"--{name[:3]} {shape}: {error}") from None
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless images [B, 3, H, W] lie between `minimum` and `maximum`."""
+        shape = Shape(*(images.shape[dim] for dim in (0, 2, 3)))
+        bounds = zip(self.minimum, shape, self.maximum, strict=True)
+        if not all(low <= side <= high for low, side, high in bounds):
+            raise ValueError(
+                f"images of shape {shape} are outside of what the engine was built for, "
+                f"{self.minimum} to {self.maximum}"
+            )
 
 
 def find_tensorrt() -> ModuleType:
@@ -72,14 +158,14 @@ class Built(Exported):
 
 
 def export_tensorrt(
-    subject: Subject,
+    exportable: Exportable,
     path: Path,
     profile: Profile,
     *,
     precision: Precision = "float32",
     timing_cache: Path | None = None,
     tolerance: float | None = None,
-    watch: Watch = unwatched,
+    progress: Progress = silent,
 ) -> Built:
     """Write an engine of a model, and its card beside it.
 
@@ -89,7 +175,7 @@ def export_tensorrt(
     differs by more than the tolerance.
 
     Args:
-        subject: in float32.
+        exportable: in float32.
         path: ends with .engine; the card goes to the same name with .json behind it.
         profile: the shapes that it shall take.
         precision: in which it computes.
@@ -97,25 +183,27 @@ def export_tensorrt(
             touched by tensorrt_rtx, which takes no timings.
         tolerance: largest error, as a share of an output's largest value; None for the usual one
             of the precision.
-        watch: listener.
+        progress: listener.
 
     Raises:
         ValueError: a profile that does not fit the model, a model that cannot be exported or
             built; `ParityError` if the engine computes something else.
         ImportError: tensorrt, or the extra "export", is missing.
     """
-    profile.check(subject.card)
+    profile.check(exportable.card)
     check_destination(path, SUFFIX)
-    check_packages(DEFAULT_OPSET)
+    check_packages()
     find_tensorrt()
     gpu = torch.cuda.is_available()
-    cases = parity_cases(subject.run, profile.shapes, watch) if gpu else []
-    with beside(path) as folder:
-        graph = folder / "graph.onnx"
+    cases = parity_cases(exportable.run, profile.shapes, progress) if gpu else []
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
+        graph = Path(folder) / "graph.onnx"
         if gpu or precision == "bfloat16":
-            write_onnx(subject, graph, precision=precision, watch=watch)
+            write_onnx(exportable, graph, precision=precision, progress=progress)
         else:
-            export_onnx(subject, graph, precision=precision, tolerance=tolerance, watch=watch)
+            export_onnx(
+                exportable, graph, precision=precision, tolerance=tolerance, progress=progress
+            )
         return build_engine(
             graph,
             path,
@@ -123,7 +211,7 @@ def export_tensorrt(
             cases=cases,
             timing_cache=timing_cache,
             tolerance=tolerance,
-            watch=watch,
+            progress=progress,
         )
 
 
@@ -135,7 +223,7 @@ def build_engine(
     cases: Sequence[ParityCase] = (),
     timing_cache: Path | None = None,
     tolerance: float | None = None,
-    watch: Watch = unwatched,
+    progress: Progress = silent,
 ) -> Built:
     """Write an engine of an ONNX file, and its card beside it.
 
@@ -146,7 +234,7 @@ def build_engine(
         cases: what the engine is compared with, where there is a GPU.
         timing_cache: see `export_tensorrt`.
         tolerance: see `export_tensorrt`.
-        watch: see `export_tensorrt`.
+        progress: see `export_tensorrt`.
 
     Raises:
         ValueError: as `export_tensorrt`; or the file is none of ours, or TensorRT refuses it.
@@ -156,26 +244,23 @@ def build_engine(
     profile.check(card)
     check_destination(path, SUFFIX)
     trt = find_tensorrt()
-    with beside(path) as folder:
-        draft, side = folder / path.name, folder / (path.name + CARD_SUFFIX)
+    runs = torch.cuda.is_available() and bool(cases)
+    differences = []
+    with draft(path, CARD_SUFFIX) as written:
         began = time.monotonic()
         cache = timing_cache if has_timing_cache(trt) else None
-        draft.write_bytes(_built(trt, graph, profile, cache, watch))
+        written.write_bytes(_built(trt, graph, profile, cache, progress))
         seconds = time.monotonic() - began
-        about = {CARD_KEY: to_mapping(card), _PROFILE_KEY: profile.to_mapping()}
-        side.write_text(json.dumps(about) + "\n", encoding="utf-8")
-        runs = torch.cuda.is_available() and bool(cases)
-        differences = []
+        shapes = {name: str(getattr(profile, name)) for name in _BOUNDS}
+        about = json.dumps({CARD_KEY: to_mapping(card), _PROFILE_KEY: shapes})
+        written.with_name(path.name + CARD_SUFFIX).write_text(about + "\n", encoding="utf-8")
         if runs:
             limit = TOLERANCES[card.precision] if tolerance is None else tolerance
-            run = TensorRTEngine(draft).run
-            differences = check_parity(cases, run, limit, "the engine", watch)
-        side_file = path.with_name(side.name)
-        os.replace(side, side_file)
-        os.replace(draft, path)
+            run = TensorRTEngine(written).run
+            differences = check_parity(cases, run, limit, "the engine", progress)
     return Built(
         path=path,
-        side_file=side_file,
+        side_file=path.with_name(path.name + CARD_SUFFIX),
         differences=differences,
         builder=f"{trt.__name__} {trt.__version__}",
         seconds=seconds,
@@ -183,28 +268,25 @@ def build_engine(
     )
 
 
-def _built(trt: Any, graph: Path, profile: Profile, timing_cache: Path | None, watch: Watch) -> Any:
+def _built(
+    trt: Any, graph: Path, profile: Profile, timing_cache: Path | None, progress: Progress
+) -> Any:
     """The bytes of an engine."""
     logger = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    watch("parsing for TensorRT", 0, 0)
+    progress("parsing for TensorRT", 0, None)
     if not parser.parse_from_file(str(graph)):
         errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise ValueError(f"TensorRT cannot parse {graph.name}: {errors}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # whose 10 bits would not pass for float32
     shapes = builder.create_optimization_profile()
-    shapes.set_shape(
-        INPUT,
-        *(
-            (s.batch, 3, s.height, s.width)
-            for s in (profile.minimum, profile.optimum, profile.maximum)
-        ),
-    )
+    bounds = (profile.minimum, profile.optimum, profile.maximum)
+    shapes.set_shape(INPUT, *((s.batch, 3, s.height, s.width) for s in bounds))
     config.add_optimization_profile(shapes)
-    config.progress_monitor = _monitor(trt, watch)
+    config.progress_monitor = _monitor(trt, progress)
     if timing_cache is not None:
         known = timing_cache.read_bytes() if timing_cache.exists() else b""
         config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
@@ -234,7 +316,7 @@ def _logger(trt: Any) -> Any:
     return Quiet()
 
 
-def _monitor(trt: Any, watch: Watch) -> Any:
+def _monitor(trt: Any, progress: Progress) -> Any:
     """Tells the listener of TensorRT's phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -246,7 +328,7 @@ def _monitor(trt: Any, watch: Watch) -> Any:
             self.steps[phase] = num_steps
 
         def step_complete(self, phase: str, step: int) -> bool:
-            watch(f"TensorRT: {phase}", step, self.steps.get(phase, 0))
+            progress(f"TensorRT: {phase}", step, self.steps.get(phase))
             return True
 
         def phase_finish(self, phase: str) -> None:
@@ -265,6 +347,7 @@ class TensorRTEngine:
     Attributes:
         card: what the file says about itself.
         device: where it computes.
+        files: the engine, and its card.
         profile: the shapes that it takes.
 
     Raises:
@@ -276,6 +359,7 @@ class TensorRTEngine:
     def __init__(self, path: Path, device: str | torch.device = "cuda") -> None:
         self.card, self.profile = read_engine_card(path)
         self.device = torch.device(device)
+        self.files: tuple[Path, ...] = (path, path.with_name(path.name + CARD_SUFFIX))
         if not torch.cuda.is_available():
             raise ValueError(f"{path} is an engine of TensorRT, which needs a GPU")
         if self.device.type != "cuda":
@@ -329,6 +413,6 @@ def read_engine_card(path: Path) -> tuple[ExportCard, Profile]:
     try:
         about = json.loads(side.read_bytes())
         card = read_card(json.dumps(about[CARD_KEY]), str(side))
-        return card, read_profile(about[_PROFILE_KEY])
+        return card, Profile.parse(about[_PROFILE_KEY])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{side} is damaged: {error!r}") from error

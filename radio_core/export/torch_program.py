@@ -1,7 +1,6 @@
-"""Ahead-of-time export by torch.export, its packages run again, and models compiled in place."""
+"""Packages of torch.export: written after a comparison with the model, and run again."""
 
 import inspect
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +8,55 @@ import torch
 from torch import Tensor
 
 from radio_core.export.card import CARD_KEY, Precision, read_card
-from radio_core.export.destination import Exported, beside, check_destination
-from radio_core.export.parity import TOLERANCES, check_parity, parity_cases, parity_shapes
-from radio_core.export.subject import Subject, Watch, unwatched
-from radio_core.export.trace import trace
-from radio_core.models.radio import RadioModel
+from radio_core.export.exportable import Exportable
+from radio_core.export.graph import trace
+from radio_core.export.parity import (
+    TOLERANCES,
+    Exported,
+    check_destination,
+    check_parity,
+    draft,
+    parity_cases,
+    parity_shapes,
+)
+from radio_core.progress import Progress, silent
 
 _CARD_FILE = f"{CARD_KEY}.json"
 
 
 def export_torch(
-    subject: Subject,
+    exportable: Exportable,
     path: Path,
     *,
     precision: Precision = "float32",
     tolerance: float | None = None,
-    watch: Watch = unwatched,
+    progress: Progress = silent,
 ) -> Exported:
     """Write a package that `torch.export.load` reads, after comparing it with the model.
 
     Nothing is left of a package that differs by more than the tolerance.
 
     Args:
-        subject: in float32.
+        exportable: in float32.
         path: ends with .pt2.
         precision: in which it computes.
         tolerance: see `radio_core.export.onnx.export_onnx`.
-        watch: listener.
+        progress: listener.
 
     Raises:
         ValueError: a model that cannot be exported; `ParityError` if the package computes
             something else.
     """
     check_destination(path, ".pt2")
-    cases = parity_cases(subject.run, parity_shapes(subject.card), watch)
-    with beside(path) as folder:
-        draft = folder / path.name
-        watch("tracing", 0, 0)
-        prepared = subject.prepared(precision)
+    cases = parity_cases(exportable.run, parity_shapes(exportable.card), progress)
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    with draft(path) as written:
+        progress("tracing", 0, None)
+        prepared = exportable.prepared(precision)
         program = trace(prepared)
-        torch.export.save(program, draft, extra_files={_CARD_FILE: prepared.card.to_json()})
-        limit = TOLERANCES[precision] if tolerance is None else tolerance
-        run = TorchEngine(draft).run
-        differences = check_parity(cases, run, limit, "the torch.export package", watch)
-        os.replace(draft, path)
+        torch.export.save(program, written, extra_files={_CARD_FILE: prepared.card.to_json()})
+        run = TorchEngine(written).run
+        differences = check_parity(cases, run, limit, "the torch.export package", progress)
     return Exported(path=path, differences=differences)
 
 
@@ -67,6 +71,7 @@ class TorchEngine:
     Attributes:
         card: what the file says about itself.
         device: where it computes.
+        files: the package.
 
     Raises:
         ValueError: not a package of ours, or a damaged one.
@@ -74,6 +79,7 @@ class TorchEngine:
 
     def __init__(self, path: Path, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
+        self.files: tuple[Path, ...] = (path,)
         extra: dict[str, Any] = {_CARD_FILE: ""}
         try:
             program = torch.export.load(path, extra_files=extra)
@@ -98,24 +104,3 @@ class TorchEngine:
         """Float32 images [B, 3, H, W] to output name -> float32 tensor, on `device`."""
         outputs = self._module(images.to(self.device))
         return dict(zip(self.card.outputs, outputs, strict=True))
-
-
-def compile_model(
-    model: RadioModel, mode: str | None = None, backend: str = "inductor"
-) -> RadioModel:
-    """Have `torch.compile` speed up a model in place; it stays what it is in all other respects.
-
-    The compilation itself happens at the first call, and again at sizes of another kind.
-
-    Args:
-        model: in eval mode.
-        mode: as `torch.compile` takes it, e.g. "max-autotune".
-        backend: as `torch.compile` takes it.
-
-    Returns:
-        The model itself.
-    """
-    model.backbone.compile(mode=mode, backend=backend)
-    for adaptor in model.adaptors.values():
-        adaptor.compile(mode=mode, backend=backend)
-    return model

@@ -17,9 +17,9 @@ pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 import radio_demos
 from radio_core import cli
 from radio_core.data.toyworld import Scene
+from radio_core.export.exportable import radio_exportable
 from radio_core.export.onnx import write_onnx
 from radio_core.export.runtime import ExportedModel, load_exported
-from radio_core.export.subject import model_subject
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo.load import load_model
 from radio_demos.app import build_app
@@ -30,7 +30,7 @@ from radio_demos.models import CannotServe, EncoderFile, device_of, open_model
 from radio_demos.pictures import example_pictures
 from radio_demos.segment import build_segment
 from radio_demos.zero_shot import Classifier, build_zero_shot
-from radio_sam.export import sam_subject
+from radio_sam.export import sam_exportable
 
 WIDE = example_pictures()[-1]
 TEMPLATES = "a {}\na photo of a {}"
@@ -66,7 +66,7 @@ def model() -> RadioModel:
 def whole(model: RadioModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It with both adaptors, for images of every size."""
     path = tmp_path_factory.mktemp("exported") / "whole.onnx"
-    write_onnx(model_subject(model, adaptors=("clip", "other")), path, precision="float32")
+    write_onnx(radio_exportable(model, adaptors=("clip", "other")), path, precision="float32")
     return path
 
 
@@ -74,7 +74,7 @@ def whole(model: RadioModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixed(model: RadioModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its backbone alone, for images of one size."""
     path = tmp_path_factory.mktemp("exported") / "fixed.onnx"
-    write_onnx(model_subject(model, size=(32, 48)), path, precision="float32")
+    write_onnx(radio_exportable(model, size=(32, 48)), path, precision="float32")
     return path
 
 
@@ -82,7 +82,7 @@ def fixed(model: RadioModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled student as the image encoder of the bundled SAM."""
     path = tmp_path_factory.mktemp("exported") / "encoder.onnx"
-    write_onnx(sam_subject(load_model("toy"), "toy"), path, precision="float32")
+    write_onnx(sam_exportable(load_model("toy"), "toy"), path, precision="float32")
     return path
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from radio_core.cli import main
-from radio_core.export.subject import model_subject
+from radio_core.export.exportable import radio_exportable
 from radio_core.export.torch_program import export_torch
 from radio_core.zoo.load import load_model
 from radio_eval.models import load_eval_model, load_sam_model
@@ -15,7 +15,7 @@ from radio_eval.models import load_eval_model, load_sam_model
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("exported") / "toy.pt2"
-    export_torch(model_subject(load_model("toy"), adaptors=("clip", "sam")), path)
+    export_torch(radio_exportable(load_model("toy"), adaptors=("clip", "sam")), path)
     return str(path)
 
 
@@ -49,7 +49,7 @@ def test_another_file_of_the_same_name_is_another_model(file: str, tmp_path: Pat
     model = load_model("toy")
     with torch.no_grad():
         next(model.backbone.parameters()).mul_(2)
-    export_torch(model_subject(model, adaptors=("clip", "sam")), path)
+    export_torch(radio_exportable(model, adaptors=("clip", "sam")), path)
     assert load_eval_model(str(path)).fingerprint() not in (None, first)
 
 

@@ -11,9 +11,9 @@ pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
 from radio_clip import RadioClip, load_radio_clip
+from radio_core.export.exportable import radio_exportable
 from radio_core.export.onnx import write_onnx
 from radio_core.export.runtime import ExportedModel, load_exported
-from radio_core.export.subject import model_subject
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 
 SIDE = 32
@@ -40,8 +40,8 @@ def model() -> RadioModel:
 def file(model: RadioModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model with both adaptors, for images of one size."""
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    subject = model_subject(model, adaptors=tuple(model.adaptors), size=(SIDE, SIDE))
-    write_onnx(subject, path, precision="float32")
+    exportable = radio_exportable(model, adaptors=tuple(model.adaptors), size=(SIDE, SIDE))
+    write_onnx(exportable, path, precision="float32")
     return path
 
 

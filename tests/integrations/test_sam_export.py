@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from radio_core.cli import main
+from radio_core.export.graph import trace
 from radio_core.export.runtime import load_exported
-from radio_core.export.trace import trace
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo.load import load_model
 
@@ -16,7 +16,7 @@ pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-from radio_sam.export import OUTPUT, load_exported_sam, sam_subject
+from radio_sam.export import OUTPUT, load_exported_sam, sam_exportable
 from radio_sam.load import load_radio_sam
 
 SIZE = 64
@@ -61,16 +61,16 @@ def test_the_file_is_no_whole_model_and_a_model_no_encoder(encoder: Path, tmp_pa
 
 
 def test_the_card_has_what_a_decoder_needs() -> None:
-    card = sam_subject(load_model("toy"), "toy").card
+    card = sam_exportable(load_model("toy"), "toy").card
     assert (card.purpose, card.outputs, card.fixed_size) == ("sam", (OUTPUT,), (128, 128))
     assert card.embed_dim == load_radio_sam().prompt_encoder.embed_dim
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of SAM's patch size"):
-        sam_subject(load_model("toy"), "toy", size=(60, 64))
+        sam_exportable(load_model("toy"), "toy", size=(60, 64))
     with pytest.raises(ValueError, match="unknown SAM"):
-        sam_subject(load_model("toy"), "toy", "no-such-sam")
+        sam_exportable(load_model("toy"), "toy", "no-such-sam")
 
 
 def test_the_resize_to_other_patches_is_in_the_graph() -> None:
@@ -83,10 +83,10 @@ def test_the_resize_to_other_patches_is_in_the_graph() -> None:
             adaptors=(AdaptorConfig(name="sam", features=HeadConfig(out_dim=width, hidden_dim=8)),),
         )
     ).eval()
-    subject = sam_subject(radio, "coarse", size=(SIZE, SIZE))
-    graph = trace(subject.prepared("float32"))
+    exportable = sam_exportable(radio, "coarse", size=(SIZE, SIZE))
+    graph = trace(exportable.prepared("float32"))
     assert not [node for node in graph.graph.nodes if "_aa" in str(node.target)]
     images = torch.randn(3, 3, SIZE, SIZE)
     with torch.no_grad():
-        (found,), (wanted,) = graph.module()(images), subject.module(images)
+        (found,), (wanted,) = graph.module()(images), exportable.module(images)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from radio_core.export.onnx_file import SIDE_SUFFIX
+from radio_core.export.onnx import SIDE_SUFFIX
 from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
 from radio_core.export.tensorrt import CARD_SUFFIX
 from radio_core.models.fingerprint import files_fingerprint

@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 
 from radio_core.bench.throughput import Throughput
-from radio_core.cli.bench_options import SPREAD, milliseconds
+from radio_core.bench.timing import SPREAD
 from radio_eval.report.markdown import escaped, pipe_table
 from radio_eval.report.scatter_plot import Point, Scatter, write_scatter
-from radio_eval.speed.paper_tables import PaperSpeed, SpeedTable
 from radio_eval.speed.quality import Quality
+from radio_eval.speed.tables import SpeedTable
 
 
 class Sheet(NamedTuple):
@@ -37,7 +37,7 @@ def throughput_sheet(rows: Sequence[Throughput]) -> Sheet:
             [
                 row.case.name + how,
                 "" if product else str(row.case.batch_size),
-                milliseconds(row.timing),
+                str(row.timing),
                 "" if product else f"{row.images_per_second:.2f}",
                 *ratios,
                 *([share] if peak else []),
@@ -51,30 +51,29 @@ Measurements = Mapping[str, Sequence[Throughput]]
 
 
 def paper_sheet(table: SpeedTable, measured: Measurements) -> Sheet:
-    """The paper's table, with a measured column beside the paper's for each engine."""
-    reference = next(row for row in table.rows if row.label == table.reference)
-    hows = [f"{found.case.engine}, {found.case.dtype}" for found in measured[reference.label]]
-    headings = ["model", "params (M)", *table.metrics, "paper: images/s", f"/ {reference.label}"]
-    headings += [
-        text for how in hows for text in (f"here: images/s ({how})", f"/ {reference.label}")
-    ]
-    return Sheet(headings, [_paper_row(table, row, reference, measured) for row in table.rows])
+    """The paper's table, with a measured column beside the paper's for each engine.
 
-
-def _paper_row(
-    table: SpeedTable, row: PaperSpeed, reference: PaperSpeed, measured: Measurements
-) -> list[str]:
-    found, references = measured[row.label], measured[reference.label]
-    parameters = found[0].parameters
-    cells = [row.label, "" if parameters is None else f"{parameters / 1e6:.0f}"]
-    cells += [_number(row.quality.get(metric)) for metric in table.metrics]
-    cells.append(_number(row.images_per_second))
-    cells.append(_ratio(row.images_per_second, reference.images_per_second))
-    for ours, other in zip(found, references, strict=True):
-        speed = ours.images_per_second
-        cells.append(f"{speed:.3g} ±{100 * ours.timing.spread:.0f}%")
-        cells.append(_ratio(speed, other.images_per_second))
-    return cells
+    Speeds are divided by those of the reference; nothing is divided where it has none.
+    """
+    first = measured[table.rows[0].label]
+    headings = ["model", "params (M)", *table.metrics, "paper: images/s", f"/ {table.reference}"]
+    for found in first:
+        how = f"{found.case.engine}, {found.case.dtype}"
+        headings += [f"here: images/s ({how})", f"/ {table.reference}"]
+    paper = {row.label: row.images_per_second for row in table.rows}.get(table.reference)
+    references = measured.get(table.reference, [None] * len(first))
+    rows = []
+    for row in table.rows:
+        parameters = measured[row.label][0].parameters
+        cells = [row.label, "" if parameters is None else f"{parameters / 1e6:.0f}"]
+        cells += [_number(row.quality.get(metric)) for metric in table.metrics]
+        cells += [_number(row.images_per_second), _ratio(row.images_per_second, paper)]
+        for ours, other in zip(measured[row.label], references, strict=True):
+            speed = ours.images_per_second
+            cells.append(f"{speed:.3g} ±{100 * ours.timing.spread:.0f}%")
+            cells.append(_ratio(speed, None if other is None else other.images_per_second))
+        rows.append(cells)
+    return Sheet(headings, rows)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Tiny models of every family, and each of them as an ONNX file."""
+"""Tiny models of every family, and each of them as a file for each runtime."""
 
 from collections.abc import Callable
 from functools import cache
@@ -98,18 +98,25 @@ def assert_close() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def onnx_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """onnx_of(family): its ONNX file with all adaptors, written once."""
-    pytest.importorskip("onnxscript", reason="needs the extra 'export'")
-    pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-    from radio_core.export.onnx import export_onnx
-    from radio_core.export.subject import model_subject
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """file_of(family, suffix): it as a file with all adaptors, written once."""
+    from radio_core.export.exportable import radio_exportable
 
     @cache
-    def write(family: str) -> Path:
-        path = tmp_path_factory.mktemp("onnx") / f"{family}.onnx"
+    def write(family: str, suffix: str = ".onnx") -> Path:
+        path = tmp_path_factory.mktemp("exported") / f"{family}{suffix}"
         model = _build(family)
-        export_onnx(model_subject(model, adaptors=tuple(model.adaptors)), path)
+        exportable = radio_exportable(model, adaptors=tuple(model.adaptors))
+        if suffix == ".pt2":
+            from radio_core.export.torch_program import export_torch
+
+            assert len(export_torch(exportable, path).differences) == 3
+            return path
+        pytest.importorskip("onnxscript", reason="needs the extra 'export'")
+        pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
+        from radio_core.export.onnx import export_onnx
+
+        assert len(export_onnx(exportable, path).differences) == 3
         return path
 
     return write

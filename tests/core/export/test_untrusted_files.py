@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from radio_core.export.card import CARD_KEY, ExportCard, read_card
-from radio_core.export.onnx_file import read_onnx_card
+from radio_core.export.onnx import read_onnx_card
 from radio_core.export.runtime import load_exported
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
@@ -108,8 +108,8 @@ def test_garbage_is_named(suffix: str, tmp_path: Path) -> None:
             load_exported(path)
 
 
-def test_a_truncated_file_is_named(onnx_of: Callable[[str], Path], tmp_path: Path) -> None:
-    content = onnx_of("vit").read_bytes()
+def test_a_truncated_file_is_named(file_of: Callable[..., Path], tmp_path: Path) -> None:
+    content = file_of("vit").read_bytes()
     path = tmp_path / "m.onnx"
     for share in (0.1, 0.5, 0.99):
         path.write_bytes(content[: int(len(content) * share)])

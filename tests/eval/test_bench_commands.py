@@ -1,4 +1,4 @@
-"""`radio bench throughput` and the paper's tables by it: what is measured, not how fast it is."""
+"""`radio bench throughput` and `sam`, the paper's tables: what is measured, not how fast it is."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from radio_core import cli
+from radio_core.bench import sam as bench_sam
 from radio_core.bench.cases import Case
 from radio_core.bench.throughput import Throughput
 from radio_core.bench.timing import Timing
 from radio_core.models import RadioConfig, RadioModel, vit_config
+from radio_core.teachers.segment_anything import SamConfig
 from radio_eval.report.scatter_plot import Point, Scatter, pareto_front
-from radio_eval.speed import paper_tables
+from radio_eval.speed import tables
 from radio_eval.speed.output import markdown_page, paper_sheet
-from radio_eval.speed.paper_tables import SPEED_TABLES, PaperSpeed, SpeedTable
 from radio_eval.speed.quality import read_quality
+from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, PaperSpeed, SpeedTable, sam_table
 
 Radio = Callable[..., tuple[int, str]]
 
@@ -115,15 +117,15 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
         (["random:tiny@64", "--engines", "tensorrt"], 1, "TensorRT needs a GPU"),
         (["no_such.pt2"], 1, "no file no_such.pt2"),
         (["random:sam-b@64+w2"], 1, "has windows of its own"),
-        (["random:basse"], 2, "known: random:tiny"),
+        (["random:basse"], 2, "known: tiny"),
         (["random:tiny@64", "--baseline", "x"], 2, "measured: random:tiny@64"),
         (["random:tiny", "--repeats", "1"], 2, "--repeats must be at least 2"),
         (["random:tiny", "--threads", "0"], 2, "--threads must be at least 1"),
-        (["random:tiny", "--device", "toaster"], 2, "unknown device 'toaster'"),
-        (["random:tiny@60"], 1, "nearest size that it takes is 64x64"),
-        (["random:tiny@64+w3"], 1, "nearest size that it takes is 72x72"),
+        (["random:tiny", "--device", "toaster"], 1, "unknown device 'toaster'"),
+        (["random:tiny@60"], 1, "nearest valid size is 64x64"),
+        (["random:tiny@64+w3"], 1, "nearest valid size is 72x72"),
         (["random:timm:resnet10t@64+w2"], 1, "no windowed mode"),
-        (["random:eradio_xxxtiny@48x64"], 1, "nearest size that it takes is 64x64"),
+        (["random:eradio_xxxtiny@48x64"], 1, "nearest valid size is 64x64"),
         (["no_such_model"], 1, "no_such_model"),
     ],
 )
@@ -328,7 +330,7 @@ def test_the_measured_column_stands_beside_the_papers() -> None:
 def test_a_table_is_measured_and_drawn(
     radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(paper_tables.SPEED_TABLES, "7", SMALL)
+    monkeypatch.setitem(tables.SPEED_TABLES, "7", SMALL)
     plot, file, page = (tmp_path / name for name in ("p.png", "r.json", "t.md"))
     arguments = ["--table", "7", "--repeats", "2", "--plot", plot, "--json", file]
     code, output = radio("throughput", *arguments, "--markdown", page)
@@ -341,3 +343,57 @@ def test_a_table_is_measured_and_drawn(
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert page.read_text().startswith("# A table")
     assert "Paper: somewhere." in page.read_text()
+
+
+def test_sam_encoders_in_turns_with_ratios_to_the_baseline(
+    radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    small = SamConfig(embed_dim=32, depth=2, num_heads=2, global_blocks=(1,))
+    monkeypatch.setitem(bench_sam.SAM_SHAPES, "sam-h", small)
+    monkeypatch.setitem(bench_sam.RADIO_SHAPES, "sam-with-radio-h", "tiny")
+    out = tmp_path / "sam.json"
+    arguments = ["sam", "sam-h", "radio-h", "radio-h+w2", "--resolution", 64, "--repeats", 2]
+    code, text = radio(*arguments, "--json", out)
+    assert code == 0, text
+    assert all(label in text for label in ("SAM ViT-H", "RADIO ViT-H/16, global", "radio-h+w2"))
+    result = json.loads(out.read_text())
+    assert result["settings"] == {"resolution": 64, "repeats": 2, "dtype": "float32"}
+    baseline, *rows = result["rows"]
+    assert baseline["name"] == "random:sam-h@64"
+    assert [row["window_size"] for row in rows] == [None, 2]
+    for row in rows:
+        ratio = row["ratios"]["random:sam-h@64"]
+        assert ratio == pytest.approx(row["ms"] / baseline["ms"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sam-x", "unknown encoder 'sam-x'; known: sam-b"),
+        ("sam-h+w8", "windows of its own"),
+        ("e-radio-l+w8", "windows of its own"),
+    ],
+)
+def test_unknown_sam_encoders(radio: Radio, name: str, message: str) -> None:
+    pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
+    code, output = radio("sam", name, "--resolution", 64)
+    assert (code, message in output) == (1, True), output
+
+
+def test_table_8_has_the_rows_that_are_asked_for() -> None:
+    assert sam_table(SAM_ENCODERS, 1024) == SPEED_TABLES["8"]
+    table = sam_table(["radio-b+w8", "sam-h"], 512)
+    assert [row.label for row in table.rows] == ["radio-b+w8", "SAM ViT-H"]
+    assert (table.rows[0].model, table.resolution) == ("random:sam-with-radio-b+w8", 512)
+
+
+def test_knn_is_measured_against_a_product(radio: Radio, tmp_path: Path) -> None:
+    out = tmp_path / "knn.json"
+    sizes = ["--train", 300, "--dim", 16, "--queries", 8, "--k", 3]
+    code, text = radio("knn", *sizes, "--work", tmp_path, "--repeats", 2, "--json", out)
+    assert code == 0, text
+    result = json.loads(out.read_text())
+    assert [row["train"] for row in result["search"]] == [75, 150, 300]
+    assert result["ratio"] > 0
+    assert radio("knn", "--k", 0)[0] == 2

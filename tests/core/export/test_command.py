@@ -21,12 +21,6 @@ def saved(build: Callable[..., RadioModel], tmp_path_factory: pytest.TempPathFac
     return str(folder)
 
 
-def test_the_targets_are_listed(capsys: Capture) -> None:
-    assert main(["export", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(name in text for name in ("onnx", "tensorrt", "torch"))
-
-
 @pytest.mark.slow
 def test_onnx_writes_the_file_and_says_what_it_is(
     saved: str, tmp_path: Path, capsys: Capture
@@ -58,7 +52,7 @@ def test_torch_writes_the_package(saved: str, tmp_path: Path, capsys: Capture) -
 
 @pytest.mark.slow
 def test_tensorrt_builds_from_a_model_and_from_a_file(
-    saved: str, tmp_path: Path, capsys: Capture, onnx_of: Callable[[str], Path]
+    saved: str, tmp_path: Path, capsys: Capture, file_of: Callable[..., Path]
 ) -> None:
     try:
         tensorrt.find_tensorrt()
@@ -72,7 +66,7 @@ def test_tensorrt_builds_from_a_model_and_from_a_file(
     assert "m.engine.json, which must stay beside it" in text
     assert "built by tensorrt" in text
     assert ("--timing-cache has no effect" in text) != (tmp_path / "cache").exists()
-    assert main(["export", "tensorrt", str(onnx_of("vit")), str(out), *PROFILE]) == 0
+    assert main(["export", "tensorrt", str(file_of("vit")), str(out), *PROFILE]) == 0
 
 
 WRONG_USAGE = [
@@ -125,7 +119,7 @@ def test_bad_profiles_end_before_the_model_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tensorrt, "find_tensorrt", lambda: None)
-    monkeypatch.setattr("radio_core.cli.export_tensorrt.find_tensorrt", lambda: None)
+    monkeypatch.setattr("radio_core.cli.export.find_tensorrt", lambda: None)
     out = tmp_path / "m.engine"
     assert main(["export", "tensorrt", saved, str(out), *shapes]) == code
     assert message in capsys.readouterr().err

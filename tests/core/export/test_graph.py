@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from radio_core.export.resize import ExportableResize, antialiased, nearest
+from radio_core.export.graph import ExportableResize, antialiased, nearest
 
 SIDES = [(1, 3), (4, 4), (5, 2), (7, 16), (16, 7), (3, 31), (32, 9)]
 

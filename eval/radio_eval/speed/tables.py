@@ -1,10 +1,11 @@
 """Tables 7 and 8 of the paper: which models they have, and its numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from radio_core.bench.cases import SAM_PREFIX, Case, Dtype, Engine, parse_cases
-from radio_core.bench.sam import PAPER_IMAGES_PER_SECOND
+from radio_core.bench.cases import Case, Dtype, Engine, parse_cases
+from radio_core.bench.sam import RANDOM_SAM
+from radio_core.open import RANDOM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def _row(
     quality = {"zero-shot": zero_shot, "kNN": knn, "ADE20K mIoU": ade20k}
     return PaperSpeed(
         label=label,
-        model=f"random:{model}",
+        model=RANDOM + model,
         images_per_second=speed,
         quality={name: value for name, value in quality.items() if value is not None},
     )
@@ -104,21 +105,54 @@ _TABLE8 = SpeedTable(
     rows=tuple(
         PaperSpeed(
             label=label,
-            model=f"random:{model}",
-            images_per_second=PAPER_IMAGES_PER_SECOND.get(model.removeprefix(SAM_PREFIX)),
+            model=RANDOM + model,
+            images_per_second=speed,
             quality={} if miou is None else {"COCO mIoU": miou},
         )
-        for label, model, miou in (
-            ("SAM ViT-B", "sam-b", 75.78),
-            ("SAM ViT-L", "sam-l", 77.02),
-            ("SAM ViT-H", "sam-h", 77.18),
-            ("E-RADIO-L", "sam-with-e-radio-l", 76.31),
-            ("RADIO ViT-H/16, windows of 8", "sam-with-radio-h+w8", 76.09),
-            ("RADIO ViT-H/16, windows of 16", "sam-with-radio-h+w16", 76.23),
-            ("RADIO ViT-H/16, global", "sam-with-radio-h", None),
+        for label, model, speed, miou in (
+            ("SAM ViT-B", "sam-b", 50.94, 75.78),
+            ("SAM ViT-L", "sam-l", 20.62, 77.02),
+            ("SAM ViT-H", "sam-h", 11.83, 77.18),
+            ("E-RADIO-L", "sam-with-e-radio-l", 121.74, 76.31),
+            ("RADIO ViT-H/16, windows of 8", "sam-with-radio-h+w8", 29.09, 76.09),
+            ("RADIO ViT-H/16, windows of 16", "sam-with-radio-h+w16", 27.91, 76.23),
+            ("RADIO ViT-H/16, global", "sam-with-radio-h", None, None),
         )
     ),
 )
 
 SPEED_TABLES: dict[str, SpeedTable] = {"7": _TABLE7, "8": _TABLE8}
 """Number -> table."""
+
+_WITH_RADIO = "sam-with-"
+SAM_ENCODERS = tuple(
+    row.model.removeprefix(RANDOM).removeprefix(_WITH_RADIO) for row in _TABLE8.rows
+)
+"""The rows of Table 8 as `sam_table` takes them."""
+
+
+def sam_table(encoders: Sequence[str], resolution: int) -> SpeedTable:
+    """Table 8 with other rows, or at another resolution.
+
+    Args:
+        encoders: "sam-b|l|h", "radio-b|l|h" or "e-radio-l" each; a RADIO ViT with "+w8" behind it
+            attends in windows of 8 patches.
+        resolution: side of the images in pixels.
+
+    Raises:
+        ValueError: an unknown encoder; the known ones are listed.
+    """
+    by_model = {row.model: row for row in SPEED_TABLES["8"].rows}
+    rows = []
+    for name in dict.fromkeys(encoders):
+        kind, plus, window = name.partition("+")
+        sources = (RANDOM + kind, RANDOM + _WITH_RADIO + kind)
+        source = next((source for source in sources if source in RANDOM_SAM), None)
+        if source is None:
+            known = (known.removeprefix(_WITH_RADIO) for known in RANDOM_SAM.values())
+            raise ValueError(
+                f"unknown encoder {name!r}; known: {', '.join(known)}, and RADIO ViTs with +wWINDOW"
+            )
+        model = source + plus + window
+        rows.append(by_model.get(model) or PaperSpeed(label=name, model=model))
+    return replace(SPEED_TABLES["8"], resolution=resolution, rows=tuple(rows))

@@ -1,0 +1,324 @@
+"""`radio bench {throughput,sam,knn}`: models side by side, the paper's Tables 7 and 8, and kNN."""
+
+import datetime
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from radio_core.bench.cases import Case, Dtype, ModelEngine, parse_cases
+from radio_core.bench.throughput import (
+    Throughput,
+    check_baseline,
+    compare,
+    measure,
+    read_medians,
+)
+from radio_core.bench.timing import SPREAD, machine
+from radio_core.cli import UsageError, write_json
+from radio_core.cli.bench import BenchOptions
+from radio_core.devices import choose_device
+from radio_eval.report.drawing import check_plot_path
+from radio_eval.speed.knn import PRODUCT, KnnSizes, measure_knn
+from radio_eval.speed.output import (
+    Sheet,
+    Speed,
+    described,
+    markdown_page,
+    paper_sheet,
+    terminal_table,
+    throughput_sheet,
+    write_quality_plot,
+)
+from radio_eval.speed.quality import Quality, read_quality
+from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, SpeedTable, sam_table
+
+_TITLE = "Images a second"
+_Cases = dict[tuple[str, int], Case]
+"""(name for people, number of the way it is run) -> case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputOptions(BenchOptions):
+    """Images per second of models on random images, and the paper's tables of them.
+
+    The models run in turns, so that a slower moment of the machine hits all alike. For example:
+
+    radio bench throughput random:base@512 random:eradio@512 --engines eager onnxruntime
+
+    radio bench throughput --table 7 --plot speed.svg
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]] each. MODEL is a release, file, directory or hub
+    id; a teacher; a file of `radio export`; or a shape with random weights: random:base,
+    random:large, random:huge, random:eradio, random:timm:NETWORK, random:sam-h (SAM's encoder),
+    random:sam-with-radio-h (RADIO in its place). With a window, NUM_WINDOWED layers are windowed
+    between two global ones; an E-RADIO takes it for the windows that it always has."""
+    table: Literal["", "7", "8"] = ""
+    """Measure the models of that table of the paper, beside its numbers; name no models then."""
+    resolutions: tuple[str, ...] = ("512",)
+    """SIDE or HEIGHTxWIDTH in pixels, for the models that name none; a table has its own."""
+    batch_sizes: tuple[int, ...] = ()
+    """Images a call; 1 by default, on a GPU those of the paper for a table."""
+    window_size: int | None = None
+    """Side in patches of the attention windows, for the models that name none."""
+    engines: tuple[ModelEngine, ...] = ("eager",)
+    """What runs them: PyTorch (eager, eager with everything channels-last, compiled), or, exported,
+    onnxruntime or TensorRT."""
+    dtypes: tuple[Dtype, ...] = ("float32",)
+    """In which they compute."""
+    device: str = "cpu"
+    """Where the models run: cpu, cuda, cuda:1."""
+    deploy: bool = False
+    """Fuse what only training needs, such as E-RADIO's BatchNorms; exported models always are."""
+    bare: bool = False
+    """Also measure what ViTs with global attention cost as bare calls: the matrix products and the
+    attention alone ("products"), and all of the mathematics ("bare")."""
+    peak: bool = False
+    """Also measure one large matrix product, and give the models' operations as a share of its."""
+    baseline: str = ""
+    """Name of a measured model, e.g. random:base@512: the others' times are divided by its."""
+    against: Path | None = None
+    """JSON file of an earlier run, to divide by its times."""
+    quality: Path | None = None
+    """Quality numbers for the plot: the .json of `radio eval table1`, or a .csv with the columns
+    model,METRIC,...; a table has the paper's."""
+    plot: Path | None = None
+    """Draw quality against speed, the paper's Figure 3, into this .svg or .png file."""
+    markdown: Path | None = None
+    """Write the table, with date, device and versions, to this file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.table) == bool(self.models):
+            raise UsageError("name at least one model, e.g. random:base@512, or a --table")
+        if self.quality is not None and self.plot is None:
+            raise UsageError("--quality is drawn by --plot FILE: name that too")
+        if self.plot is not None:
+            if self.quality is None and not self.table:
+                raise UsageError("--plot needs --quality FILE, or a --table, which has the paper's")
+            try:
+                check_plot_path(self.plot)
+            except ValueError as error:
+                raise UsageError(f"--plot: {error}") from None
+
+
+def throughput(options: ThroughputOptions) -> int:
+    """Measure images per second of models, and the paper's tables of them."""
+    device = choose_device(options.device)
+    table = SPEED_TABLES.get(options.table)
+    try:
+        if table is not None:
+            batches = options.batch_sizes or ((table.batch_size if device.type == "cuda" else 1),)
+            cases = _table_cases(table, batches, options.engines, options.dtypes)
+        else:
+            found = parse_cases(
+                options.models,
+                options.resolutions,
+                options.batch_sizes or (1,),
+                options.window_size,
+                options.engines,
+                options.dtypes,
+            )
+            if options.baseline:
+                check_baseline(options.baseline, found)
+            cases = {(case.model, number): case for number, case in enumerate(dict.fromkeys(found))}
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    earlier = {} if options.against is None else read_medians(options.against)
+    quality = None if options.quality is None else read_quality(options.quality)
+    if quality is not None and not any(name in quality for name, _ in cases):
+        known = ", ".join(quality)
+        raise UsageError(f"--quality {options.quality} has none of these models; it has: {known}")
+    with options.running() as progress:
+        measured = measure(
+            list(cases.values()),
+            repeats=options.repeats,
+            device=device,
+            deploy=options.deploy,
+            bare=options.bare,
+            peak=options.peak,
+            progress=progress,
+        )
+    rows = compare(measured, options.baseline, earlier)
+    about: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(device),
+        "settings": {n: getattr(options, n) for n in ("repeats", "deploy", "table")},
+    }
+    write_json(options.json, {**about, "rows": [row.as_json() for row in rows]})
+    if options.against is not None:
+        _warn_of_differences(about, options.against)
+    sheet = throughput_sheet(rows) if table is None else _paper_sheet(table, cases, rows)
+    Console().print(terminal_table(sheet))
+    if options.markdown is not None:
+        title = _TITLE if table is None else table.title
+        remarks = described(**about) + ([] if table is None else [f"Paper: {table.setting}."])
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(markdown_page(title, sheet, remarks), encoding="utf-8")
+    if options.plot is not None:
+        _plot(options.plot, table, cases, rows, quality)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamOptions(BenchOptions):
+    """Images a second of SAM's image encoders and of RADIO in their place, as in Table 8.
+
+    All have random weights and end behind SAM's neck; they run in turns, one image a call.
+    `radio bench throughput --table 8` has more ways to run them.
+    """
+
+    encoders: Annotated[tuple[str, ...], tyro.conf.Positional] = SAM_ENCODERS
+    """sam-b, sam-l, sam-h, radio-b, radio-l, radio-h, e-radio-l; radio-h+w8 attends in windows."""
+    resolution: int = 1024
+    """Side of the square image in pixels."""
+    device: str = "cpu"
+    """Where the encoders run: cpu, cuda, cuda:1."""
+    dtype: Dtype = "float32"
+    """Of the encoders."""
+
+
+def sam(options: SamOptions) -> int:
+    """Measure SAM's image encoders, and RADIO in their place (Table 8)."""
+    device = choose_device(options.device)
+    table = sam_table(options.encoders, options.resolution)
+    cases = _table_cases(table, (1,), ("eager",), (options.dtype,))
+    with options.running() as progress:
+        measured = measure(
+            list(cases.values()), repeats=options.repeats, device=device, progress=progress
+        )
+    reference = next(
+        (case.name for (label, _), case in cases.items() if label == table.reference), ""
+    )
+    rows = compare(measured, reference)
+    results = [row.as_json() for row in rows]
+    options.write(device, ("resolution", "repeats", "dtype"), rows=results)
+    Console().print(terminal_table(_paper_sheet(table, cases, rows)))
+    return 0
+
+
+def _table_cases(
+    table: SpeedTable,
+    batch_sizes: Sequence[int],
+    engines: Sequence[ModelEngine],
+    dtypes: Sequence[Dtype],
+) -> _Cases:
+    """Each row of a table, run in each way."""
+    ways = [(b, e, d) for b in batch_sizes for d in dtypes for e in engines]
+    return {
+        (row.label, number): table.case(row, *way)
+        for row in table.rows
+        for number, way in enumerate(ways)
+    }
+
+
+def _paper_sheet(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Sheet:
+    by_case = {row.case: row for row in rows}
+    measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
+    for (label, _), case in cases.items():
+        measured[label].append(by_case[case])
+    return paper_sheet(table, measured)
+
+
+def _plot(
+    path: Path,
+    table: SpeedTable | None,
+    cases: _Cases,
+    rows: Sequence[Throughput],
+    quality: Quality | None,
+) -> None:
+    by_case = {row.case: row for row in rows}
+    speeds = [
+        Speed(name, case.how, by_case[case].images_per_second) for (name, _), case in cases.items()
+    ]
+    title = "Quality against speed"
+    if quality is None:
+        assert table is not None  # the options were checked
+        quality = {row.label: dict(row.quality) for row in table.rows if row.quality}
+        title += ", the paper's quality and the speed measured here"
+    write_quality_plot(path, title, speeds, quality)
+    Console(stderr=True).print(f"wrote {path}", markup=False, highlight=False)
+
+
+def _warn_of_differences(now: dict[str, Any], path: Path) -> None:
+    """Say what else differs from the earlier run, since that moves the ratios too."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    console = Console(stderr=True)
+    for part in ("machine", "settings"):
+        then = earlier.get(part, {})
+        for name, value in now[part].items():
+            if then.get(name) != value:
+                text = f"{name} was {then.get(name)} in {path}, now {value}"
+                console.print(text, markup=False, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOptions(BenchOptions):
+    """Time and memory of the nearest-neighbour search of `radio eval knn`.
+
+    Random features of the wanted size are written to disk as the evaluation's cache has them
+    (float16), and searched from there: a quarter, a half and all of them. The product is computed
+    in turns with the search.
+    """
+
+    train: int = 1_280_000
+    """Train features."""
+    dim: int = 1280
+    """Numbers a feature."""
+    queries: int = 1000
+    """Validation features; the evaluation takes 4096 at once."""
+    k: int = 20
+    """Neighbours that are kept."""
+    repeats: int = 3
+    """Measured turns."""
+    device: str = "cpu"
+    """Where similarities are computed: cpu, cuda, cuda:1."""
+    work: Path | None = None
+    """Folder for the features (2 bytes a number), used again if they are there; a temporary one if
+    None."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train", "dim", "queries", "k"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be at least 1, not {getattr(self, name)}")
+
+
+def knn(options: KnnOptions) -> int:
+    """Measure the nearest-neighbour search against a matrix product of its size."""
+    device = choose_device(options.device)
+    sizes = KnnSizes(options.train, options.dim, options.queries, options.k)
+    with (
+        options.running() as progress,
+        tempfile.TemporaryDirectory(prefix="radio-bench-knn-") as folder,
+    ):
+        work = options.work or Path(folder)
+        result = measure_knn(work, sizes, options.repeats, device, progress)
+    options.write(device, ("train", "dim", "queries", "k", "repeats"), **result)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), caption=f"{SPREAD}. {PRODUCT}.")
+    for column in ("train rows", "seconds", "ms a query", "µs a query and 1000 rows"):
+        table.add_column(column, justify="right")
+    for row in result["search"]:
+        seconds = f"{row['seconds']:.2f} ±{row['spread_percent']}%"
+        per_row = f"{row['us_per_query_per_1000_rows']:.3f}"
+        table.add_row(f"{row['train']}", seconds, f"{row['ms_per_query']:.3f}", per_row)
+    seconds = f"{result['product_seconds']:.2f} ±{result['product_spread_percent']}%"
+    table.add_row("product", seconds)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"search / product: {result['ratio']:.3f} ({options.queries} queries of {options.dim} "
+        f"numbers, k {options.k}); most resident memory {result['peak_memory_gb']:.2f} GB, "
+        f"features on disk {result['features_gb']:.2f} GB",
+        highlight=False,
+    )
+    return 0
