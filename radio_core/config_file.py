@@ -1,14 +1,16 @@
-"""Configs as YAML files: a dataclass to a mapping and back, checked field by field."""
+"""Configs as YAML files: a dataclass to a mapping and back, checked field by field.
+
+pydantic and cattrs do the same, but no dependency brings them, and their messages name classes
+where a user knows fields. tyro's own YAML needs tags with the names of Python classes.
+"""
 
 import dataclasses
-import enum
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-_TYPE = "type"
 
 
 def write_config(config: object, path: Path) -> None:
@@ -25,7 +27,7 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
         config: the dataclass.
         path: the file; a field it leaves out keeps its default.
         default: an instance to take the defaults from, instead of the dataclass's own. Mappings
-            are merged key by key, unless they differ in their ``type``; a file that has every
+            are merged key by key, unless they differ in their `type`; a file that has every
             field has no need of it.
 
     Raises:
@@ -36,11 +38,12 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values = {} if values is None else values  # an empty file
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
+    values = {} if values is None else values  # an empty file
+    whole = isinstance(values, Mapping) and all(name in values for name in _hints(config))
     try:
-        if default is not None and isinstance(values, Mapping) and not _whole(config, values):
+        if default is not None and not whole:
             values = _merge(to_mapping(default), values)
         return from_mapping(config, values)
     except ValueError as error:
@@ -55,28 +58,24 @@ def to_mapping(value: object) -> Any:
         return {key: to_mapping(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_mapping(child) for child in value]
-    if isinstance(value, enum.Enum):
-        return to_mapping(value.value)
     return str(value) if isinstance(value, Path) else value
 
 
 def from_mapping(config: type[T], values: object, where: str = "") -> T:
-    """The inverse of :func:`to_mapping` for one dataclass.
+    """The inverse of `to_mapping` for one dataclass.
 
     Args:
         config: the dataclass; its fields may be nested dataclasses, tuples, lists, sequences,
-            dicts, mappings, unions, literals, enums, paths, strings, numbers and booleans.
+            dicts, mappings, unions, literals, paths, strings, numbers and booleans, or a base
+            class with `of_type(name)`, which gives the dataclass that the field `type` names.
         values: field name -> plain value. A number where the field is a float may be an int or a
-            string such as ``1e-3`` (which YAML reads as a string).
+            string such as "1e-3" (which YAML reads as a string).
         where: the dotted name that error messages start with.
 
     Raises:
         ValueError: naming the field, what was found and what is wanted.
     """
-    if not dataclasses.is_dataclass(config):
-        raise TypeError(f"{config.__name__} is not a dataclass")
-    hints = get_type_hints(config)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(config) if field.init}
+    fields = _hints(config)
     if not isinstance(values, Mapping):
         raise ValueError(f"{where or 'the file'} must be a mapping of fields, got {values!r}")
     unknown = [key for key in values if key not in fields]
@@ -91,38 +90,45 @@ def from_mapping(config: type[T], values: object, where: str = "") -> T:
         raise ValueError(f"{where or config.__name__}: {error}") from error
 
 
-def _whole(config: type, values: Mapping[Any, Any]) -> bool:
-    """Whether a file has every field, as those have that a run wrote."""
-    return all(field.name in values for field in dataclasses.fields(config) if field.init)
+def _hints(config: type) -> dict[str, Any]:
+    """The fields that a dataclass is made of -> their types."""
+    assert dataclasses.is_dataclass(config)
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config) if field.init}
 
 
 def _merge(base: Any, over: Any) -> Any:
     """Mappings are merged key by key, everything else is replaced; so is what has another type."""
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        if _TYPE in over and over[_TYPE] != base.get(_TYPE):
-            return over
-        merged = {key: _merge(base[key], over[key]) if key in over else base[key] for key in base}
-        return {**merged, **{key: over[key] for key in over if key not in base}}
-    return over
+    if not (isinstance(base, Mapping) and isinstance(over, Mapping)):
+        return over
+    if "type" in over and over["type"] != base.get("type"):
+        return over
+    return {**base, **{key: _merge(base.get(key), child) for key, child in over.items()}}
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """``value`` (plain) as an instance of ``hint``; ``where`` is its dotted name."""
+    """`value` (plain) as an instance of `hint`; `where` is its dotted name."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where)
-    if hasattr(hint, "of_type"):  # a base class, whose subclasses have names
-        if not isinstance(value, Mapping) or _TYPE not in value:
-            raise ValueError(f"{where} must be a mapping with a field {_TYPE!r}, got {value!r}")
+    if hasattr(hint, "of_type"):
+        if not isinstance(value, Mapping) or "type" not in value:
+            raise ValueError(f"{where} must be a mapping with a field 'type', got {value!r}")
         try:
-            kind = hint.of_type(value[_TYPE])
+            kind = hint.of_type(value["type"])
         except ValueError as error:
-            raise ValueError(f"{where}.{_TYPE}: {error}") from error
+            raise ValueError(f"{where}.type: {error}") from error
         return from_mapping(kind, value, where)
     if origin in (Union, types.UnionType):
-        return _first_that_fits(arguments, value, where)
+        reasons = []
+        for member in arguments:
+            try:
+                return _typed(member, value, where)
+            except ValueError as error:
+                reasons.append(str(error))
+        raise ValueError("; or ".join(dict.fromkeys(reasons)))
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) == len(value):
@@ -135,67 +141,30 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     elif origin is Literal and value in arguments:
         return value
     elif origin is None:
-        return _plain(hint, value, where)
-    raise ValueError(f"{where} must be {_name(hint)}, got {value!r}")
+        found = _leaf(hint, value)
+        if found is not None or (hint in (None, type(None)) and value is None):
+            return found
+    if origin is Literal:
+        wanted = "one of " + ", ".join(map(repr, arguments))
+    elif hint in (None, type(None)):
+        wanted = "null"
+    else:
+        wanted = hint.__name__ if origin is None else str(hint).replace("typing.", "")
+    raise ValueError(f"{where} must be {wanted}, got {value!r}")
 
 
-def _plain(hint: Any, value: Any, where: str) -> Any:
-    """A leaf: None, bool, int, float, str, a path or an enum member, without silent conversions."""
+def _leaf(hint: Any, value: Any) -> Any:
+    """A bool, int, float, str or path without silent conversions; None for a value that is none."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint in (None, type(None)) and value is None:
-        return None
     if hint is float and (number or isinstance(value, str)):
         try:
             return float(value)
         except ValueError:
-            pass
-    elif hint is int and number and float(value).is_integer():
+            return None
+    if hint is int and number and float(value).is_integer():
         return int(value)
-    elif hint in (bool, str) and isinstance(value, hint):
+    if hint in (bool, str) and isinstance(value, hint):
         return value
-    elif isinstance(hint, type) and issubclass(hint, (Path, enum.Enum)) and _fits(hint, value):
+    if isinstance(hint, type) and issubclass(hint, Path) and isinstance(value, str):
         return hint(value)
-    raise ValueError(f"{where} must be {_name(hint)}, got {value!r}")
-
-
-def _fits(hint: type[Path] | type[enum.Enum], value: Any) -> bool:
-    """Whether a plain value names a path, or a member of the enum."""
-    if issubclass(hint, enum.Enum):
-        return value in [member.value for member in hint]
-    return isinstance(value, str)
-
-
-def _first_that_fits(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The first member of a union that accepts ``value``, or the dataclass of its ``type``."""
-    types = {name: hint for hint in hints for name in _type_names(hint)}
-    if types and isinstance(value, Mapping) and _TYPE in value:
-        if value[_TYPE] not in types:
-            known = ", ".join(map(repr, types))
-            raise ValueError(f"{where}.{_TYPE} must be one of {known}, got {value[_TYPE]!r}")
-        return from_mapping(types[value[_TYPE]], value, where)
-    reasons = []
-    for hint in hints:
-        try:
-            return _typed(hint, value, where)
-        except ValueError as error:
-            reasons.append(str(error))
-    raise ValueError("; or ".join(dict.fromkeys(reasons)))
-
-
-def _type_names(hint: Any) -> tuple[Any, ...]:
-    """What the field ``type`` of a dataclass may be, which tells members of a union apart."""
-    if not (dataclasses.is_dataclass(hint) and isinstance(hint, type)):
-        return ()
-    field = get_type_hints(hint).get(_TYPE)
-    return get_args(field) if get_origin(field) is Literal else ()
-
-
-def _name(hint: Any) -> str:
-    """A type as people write it."""
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return "one of " + ", ".join(repr(member.value) for member in hint)
-    if hint is None or hint is type(None):
-        return "null"
-    return hint.__name__ if get_origin(hint) is None else str(hint).replace("typing.", "")
+    return None

@@ -1,7 +1,6 @@
 """Typed configs from flags and YAML files."""
 
 import dataclasses
-import enum
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,6 @@ import pytest
 
 from radio_core.cli import UsageError, parse
 from radio_core.config_file import from_mapping, read_config, to_mapping, write_config
-
-
-class Side(enum.Enum):
-    LEFT = "left"
-    RIGHT = "right"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +29,6 @@ class Config:
     name: str = "a"
     fast: bool = False
     kind: Literal["cls", "avg"] = "cls"
-    side: Side = Side.LEFT
     out: Path = Path("runs")
     size: tuple[int, int] = (4, 4)
     groups: tuple[Group, ...] = (Group(),)
@@ -52,7 +45,6 @@ FULL = Config(
     name="1",
     fast=True,
     kind="avg",
-    side=Side.RIGHT,
     out=Path("x/y"),
     size=(2, 3),
     groups=(Group(batch_size=1, teachers=("clip", "dino")), Group(batch_size=2)),
@@ -104,7 +96,6 @@ def test_a_file_changes_only_what_it_names(yaml_file: Callable[[str], Path]) -> 
         ({"fast": "false"}, "fast must be bool, got 'false'"),
         ({"name": 3}, "name must be str, got 3"),
         ({"kind": "max"}, "kind must be one of 'cls', 'avg', got 'max'"),
-        ({"side": "up"}, "side must be one of 'left', 'right', got 'up'"),
         ({"size": [1, 2, 3]}, r"size must be tuple\[int, int\], got \[1, 2, 3\]"),
         ({"groups": [3]}, "groups.0 must be a mapping of fields, got 3"),
         ({"rate": -1}, "rate must be positive, got -1.0"),
@@ -173,10 +164,3 @@ def test_help_tells_of_the_config_file(capsys: pytest.CaptureFixture[str]) -> No
     text = " ".join(capsys.readouterr().out.split())
     assert "Everything that a config may hold." in text
     assert "--config FILE.yaml" in text
-
-
-def test_a_function_is_called_with_its_flags() -> None:
-    def area(width: int, height: int = 2) -> int:
-        return width * height
-
-    assert parse(area, ["--width", "3"], prog="radio x") == 6
