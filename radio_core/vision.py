@@ -75,6 +75,7 @@ class ModelSpec:
         flexible: it takes other sizes than `input_size`, square or not.
         square: it is meant for square images; others keep the aspect ratio of a photograph.
         size_step: see `step`; None for patch_size.
+        max_size: longest side in pixels that it is meant for; None if unknown.
         windows: it attends in windows where asked to.
         text: it has `encode_text`.
         sam: its features are those that the neck of a Segment Anything takes, or it has a head
@@ -92,6 +93,7 @@ class ModelSpec:
     flexible: bool = False
     square: bool = True
     size_step: int | None = None
+    max_size: int | None = None
     windows: bool = False
     text: bool = False
     sam: bool = False

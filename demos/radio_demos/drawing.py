@@ -7,8 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from radio_core.heat import heat_map
-from radio_core.pca import PcaColours, foreground
+from radio_core.pictures import PcaColours, foreground, heat_map
 
 Captioned = tuple[Image.Image, str]
 

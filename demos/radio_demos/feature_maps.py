@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from radio_core.data.transforms import radio_resize_size, to_tensor
-from radio_core.pca import PcaColours, fit_pca, foreground
+from radio_core.pictures import PcaColours, fit_pca, foreground
 from radio_core.teachers import load_teacher
 from radio_core.teachers.base import Teacher
 from radio_core.vision import Resolution, nearest_resolution

@@ -11,7 +11,7 @@ from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from radio_core.heat import patch_similarity
+from radio_core.pictures import patch_similarity
 from radio_demos.drawing import (
     Captioned,
     colour_picture,

@@ -82,6 +82,7 @@ class RadioVision(Teacher):
                 flexible=flexible,
                 square=not flexible,
                 size_step=step,
+                max_size=radio.max_resolution,
                 windows=windows,
                 text=bool(self._text),
                 sam=SAM_ADAPTOR in heads,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from radio_core.data.images import UnreadableImage
 from radio_core.data.sources import ImageSource
-from radio_core.pca import pca_rgb
+from radio_core.pictures import pca_rgb
 from radio_eval.coco.decode import decoded_batches
 from radio_eval.coco.instances import CocoInstances
 from radio_eval.data import prepare

@@ -1,7 +1,6 @@
 """The command `radio features`."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from radio_core import load_model
-from radio_core.cli import UsageError
-from radio_core.cli.contact_sheet import Pair, contact_sheet, shown_features
-from radio_core.cli.feature_file import FeatureFile
-from radio_core.cli.features import main
+from radio_core.cli import UsageError, parse
+from radio_core.cli.features import FeatureFile, FeatureOptions, features
 from radio_core.data.images import load_rgb
 from radio_core.data.transforms import to_tensor
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
+
+
+def main(argv: list[str]) -> int:
+    return features(parse(FeatureOptions, argv, prog="radio features"))
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_no_side_is_beyond_the_models_limit(
     assert main([paths[1], "--model", model, "--resolution", "64", "--out", str(out)]) == 0
     assert metadata(out)["0.size"] == "128x48"
     for wrong in ("136", "64x136"):
-        with pytest.raises(ValueError, match=rf"{wrong}: tiny is meant for at most 128 pixels"):
+        with pytest.raises(ValueError, match=rf"{wrong}: model is meant for at most 128 pixels"):
             main([*paths, "--model", model, "--resolution", wrong])
 
 
@@ -257,16 +258,29 @@ def test_many_images_are_not_all_listed_nor_shown(
     assert Image.open(pca).size == (3 * 2 * 32, 8 * 32)
 
 
-def test_a_teacher_has_no_adaptor_window_or_resolution(images: list[str], tmp_path: Path) -> None:
+def test_teachers_take_what_they_take(images: list[str], tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs the extra 'hf'")
     out = tmp_path / "f.safetensors"
     assert main([*images, "--model", "toy-dino", "--out", str(out)]) == 0
     tensors = load_file(out)
-    assert tensors["0.features"].shape == tensors["1.features"].shape
-    assert tensors["0.summary"].shape == tensors["0.features"].shape[:1]
-    for options in (["--adaptor", "x"], ["--resolution", "64"], ["--window-size", "2"]):
-        with pytest.raises(UsageError, match=f"has no {options[0]}"):
+    assert tensors["0.features"].shape == (128, 12, 12)
+    assert tensors["1.features"].shape == (128, 12, 24)
+    assert tensors["0.summary"].shape == (128,)
+    assert main([*images, "--model", "toy-dino", "--resolution", "56", "--out", str(out)]) == 0
+    assert load_file(out)["1.features"].shape == (128, 8, 16)
+    for options in (["--adaptor", "x"], ["--window-size", "2"]):
+        with pytest.raises(ValueError, match="only RADIO models have adaptors and window sizes"):
             main([*images, "--model", "toy-dino", *options])
+
+
+def test_models_of_one_size_say_so(images: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("open_clip", reason="needs the extra 'clip'")
+    out = tmp_path / "f.safetensors"
+    assert main([*images, "--model", "toy-clip", "--resolution", "64", "--out", str(out)]) == 0
+    assert metadata(out)["1.size"] == "64x64"
+    for resolution in ("72", "native", "64x72"):
+        with pytest.raises(ValueError, match="toy-clip takes images of 64"):
+            main([*images, "--model", "toy-clip", "--resolution", resolution])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +290,7 @@ def test_a_teacher_has_no_adaptor_window_or_resolution(images: list[str], tmp_pa
         (["--model", "nix"], ValueError, "unknown model 'nix'"),
         (["--resolution", "big"], UsageError, r"one side \(512\), height x width \(432x768\)"),
         (["--resolution", "0"], UsageError, "one side"),
-        (["--resolution", "36x64"], ValueError, "nearest size that the model takes is 32x64"),
+        (["--resolution", "36x64"], ValueError, "the nearest size is 32 x 64"),
         (["--batch-size", "0"], UsageError, "at least 1"),
     ],
 )
@@ -287,24 +301,6 @@ def test_bad_options(
         main([images[0], "--model", model, *options])
     with pytest.raises(UsageError, match="at least one image"):
         main(["--model", model])
-
-
-def pairs(sizes: Sequence[tuple[int, int]]) -> list[Pair]:
-    torch.manual_seed(0)
-    return [Pair(Image.new("RGB", (w, h)), torch.rand(8, 4, 6)) for h, w in sizes]
-
-
-def test_contact_sheets_are_bounded() -> None:
-    assert contact_sheet(pairs([(30, 20)])).size == (40, 30)
-    assert contact_sheet(pairs([(30, 20), (10, 40)])).size == (80, 60)
-    sheet = contact_sheet(pairs([(2048, 1024)] * 24))
-    assert max(sheet.size) <= 8192
-    assert min(sheet.size) > 3000
-    maps = torch.rand(4, 128, 64)
-    assert torch.equal(shown_features(maps, 1), maps)
-    small = shown_features(maps, 24)
-    assert small.shape[1] * small.shape[2] * 24 <= 32768
-    torch.testing.assert_close(small.mean(), maps.mean(), atol=1e-2, rtol=0)
 
 
 def test_a_feature_file_is_plain_safetensors(tmp_path: Path) -> None:
