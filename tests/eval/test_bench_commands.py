@@ -15,9 +15,8 @@ from radio_core.bench.throughput import Throughput
 from radio_core.bench.timing import Timing
 from radio_core.models import RadioConfig, RadioModel, vit_config
 from radio_core.teachers.segment_anything import SamConfig
-from radio_eval.report.scatter_plot import Point, Scatter, pareto_front
 from radio_eval.speed import tables
-from radio_eval.speed.output import markdown_page, paper_sheet
+from radio_eval.speed.output import markdown_page, paper_table
 from radio_eval.speed.quality import read_quality
 from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, PaperSpeed, SpeedTable, sam_table
 
@@ -237,7 +236,7 @@ def test_quality_is_drawn_against_speed(radio: Radio, tmp_path: Path, model: str
     code, output = radio("throughput", *arguments, "--plot", plot, "--markdown", page)
     assert code == 0, output
     drawn = plot.read_text()
-    assert drawn.count("<circle") == 3  # kNN of both, mIoU of one
+    assert drawn.count(">random:tiny<") == 2  # kNN and mIoU
     assert all(text in drawn for text in (">kNN<", ">mIoU<", ">random:tiny<", "images a second"))
     lines = page.read_text().splitlines()
     assert lines[0] == "# Images a second"
@@ -271,13 +270,6 @@ def test_files_without_quality_say_what_they_should_have(
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=rf"{name} has no quality numbers: give the .json"):
         read_quality(tmp_path / name)
-
-
-def test_the_front_is_what_nothing_else_beats_in_both() -> None:
-    a, b, c, d = Point("a", 9, 1), Point("b", 5, 5), Point("c", 4, 4), Point("d", 1, 9)
-    assert pareto_front([d, c, b, a]) == [a, b, d]
-    with pytest.raises(ValueError, match="speed above 0"):
-        Scatter(title="t", points=[Point("x", 0, 1)])
 
 
 def test_the_papers_tables_have_their_rows() -> None:
@@ -314,15 +306,16 @@ def test_the_measured_column_stands_beside_the_papers() -> None:
         case = Case(model="random:tiny", height=64, width=64, batch_size=2)
         return [Throughput(case, Timing((seconds, seconds)), {}, parameters=5_000_000)]
 
-    sheet = paper_sheet(SMALL, {"A": found(1), "B": found(4), "C": found(2)})
-    assert sheet.headings[1:5] == ["params (M)", "kNN", "paper: images/s", "/ B"]
-    assert sheet.headings[5] == "here: images/s (eager, float32)"
-    assert sheet.rows == [
+    table = paper_table(SMALL, {"A": found(1), "B": found(4), "C": found(2)})
+    headings = [column.title for column in table.columns]
+    assert headings[1:5] == ["params (M)", "kNN", "paper: images/s", "/ B"]
+    assert headings[5] == "here: images/s (eager, float32)"
+    assert table.rows == [
         ["A", "5", "60", "50", "0.50", "2 ±0%", "4.00"],
         ["B", "5", "70", "100", "1.00", "0.5 ±0%", "1.00"],
         ["C", "5", "", "", "", "1 ±0%", "2.00"],
     ]
-    page = markdown_page("A | table", sheet, ["one_two"])
+    page = markdown_page("A | table", table, ["one_two"])
     assert page.startswith("# A \\| table\n\n| model | params (M) |")
     assert page.endswith("one\\_two\n")
 

@@ -25,7 +25,6 @@ from radio_eval.mode_switch import (
     default_resolutions,
     measure_mode_switch,
 )
-from radio_eval.report.line_plot import Panel, write_plot
 
 
 class Pixels(Teacher):
@@ -177,7 +176,7 @@ def test_the_command_on_the_bundled_model(
     assert content["scores"][1]["cosine"] > 0.9
     assert content["settings"]["data"] == "toyworld"
     assert "torch" in content["versions"]
-    assert plot.read_text().startswith("<svg")
+    assert "<svg" in plot.read_text()
 
 
 def test_the_command_on_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,28 +217,3 @@ def test_a_wrong_value_is_refused_before_anything_is_loaded(
         main(["mode-switch", "--model", "nothing", *options])
     assert caught.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
-
-
-@pytest.mark.parametrize("name", ["plot.png", "plot.svg"])
-def test_plots_show_every_point_and_escape_text(name: str, tmp_path: Path) -> None:
-    points = [(64.0, 0.5), (96.0, 0.2), (128.0, 0.9)]
-    panels = [Panel(title="<mse>", points=points, from_zero=True, mark=120, mark_label="here")]
-    write_plot(tmp_path / name, "a & b", "pixels", [*panels, Panel(title="p", points=points[:1])])
-    if name.endswith("svg"):
-        text = (tmp_path / name).read_text()
-        assert text.count("<circle") == 4
-        assert "a &amp; b" in text
-        assert "&lt;mse&gt;" in text
-        return
-    image = np.array(Image.open(tmp_path / name).convert("RGB")).astype(int)
-    assert image.shape == (1080, 1280, 3)
-    blue = (image[..., 2] - image[..., 0]) > 100
-    assert blue[:540].sum() > 500
-    assert blue[540:].sum() > 50
-
-
-def test_a_plot_without_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="plot 'x' needs points, all of them finite"):
-        Panel(title="x", points=[])
-    with pytest.raises(ValueError, match="plot 'x' needs points, all of them finite"):
-        Panel(title="x", points=[(1.0, float("nan"))])

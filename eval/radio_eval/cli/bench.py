@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from radio_core.bench.cases import Case, Dtype, ModelEngine, parse_cases
 from radio_core.bench.throughput import (
@@ -25,16 +23,15 @@ from radio_core.bench.timing import SPREAD, machine
 from radio_core.cli import UsageError, write_json
 from radio_core.cli.bench import BenchOptions
 from radio_core.devices import choose_device
-from radio_eval.report.drawing import check_plot_path
+from radio_eval.report.figures import check_plot_path
+from radio_eval.report.table import Column, Table
 from radio_eval.speed.knn import PRODUCT, KnnSizes, measure_knn
 from radio_eval.speed.output import (
-    Sheet,
     Speed,
     described,
     markdown_page,
-    paper_sheet,
-    terminal_table,
-    throughput_sheet,
+    paper_table,
+    throughput_table,
     write_quality_plot,
 )
 from radio_eval.speed.quality import Quality, read_quality
@@ -157,13 +154,13 @@ def throughput(options: ThroughputOptions) -> int:
     write_json(options.json, {**about, "rows": [row.as_json() for row in rows]})
     if options.against is not None:
         _warn_of_differences(about, options.against)
-    sheet = throughput_sheet(rows) if table is None else _paper_sheet(table, cases, rows)
-    Console().print(terminal_table(sheet))
+    found = throughput_table(rows) if table is None else _paper_table(table, cases, rows)
+    _show(found)
     if options.markdown is not None:
         title = _TITLE if table is None else table.title
         remarks = described(**about) + ([] if table is None else [f"Paper: {table.setting}."])
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown_page(title, sheet, remarks), encoding="utf-8")
+        options.markdown.write_text(markdown_page(title, found, remarks), encoding="utf-8")
     if options.plot is not None:
         _plot(options.plot, table, cases, rows, quality)
     return 0
@@ -202,7 +199,7 @@ def sam(options: SamOptions) -> int:
     rows = compare(measured, reference)
     results = [row.as_json() for row in rows]
     options.write(device, ("resolution", "repeats", "dtype"), rows=results)
-    Console().print(terminal_table(_paper_sheet(table, cases, rows)))
+    _show(_paper_table(table, cases, rows))
     return 0
 
 
@@ -221,12 +218,17 @@ def _table_cases(
     }
 
 
-def _paper_sheet(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Sheet:
+def _show(table: Table) -> None:
+    console = Console()
+    console.print(*table.terminal(console.width), SPREAD, highlight=False)
+
+
+def _paper_table(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Table:
     by_case = {row.case: row for row in rows}
     measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
     for (label, _), case in cases.items():
         measured[label].append(by_case[case])
-    return paper_sheet(table, measured)
+    return paper_table(table, measured)
 
 
 def _plot(
@@ -304,17 +306,20 @@ def knn(options: KnnOptions) -> int:
         work = options.work or Path(folder)
         result = measure_knn(work, sizes, options.repeats, device, progress)
     options.write(device, ("train", "dim", "queries", "k", "repeats"), **result)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), caption=f"{SPREAD}. {PRODUCT}.")
-    for column in ("train rows", "seconds", "ms a query", "µs a query and 1000 rows"):
-        table.add_column(column, justify="right")
-    for row in result["search"]:
-        seconds = f"{row['seconds']:.2f} ±{row['spread_percent']}%"
-        per_row = f"{row['us_per_query_per_1000_rows']:.3f}"
-        table.add_row(f"{row['train']}", seconds, f"{row['ms_per_query']:.3f}", per_row)
+    rows = [
+        (
+            str(row["train"]),
+            f"{row['seconds']:.2f} ±{row['spread_percent']}%",
+            f"{row['ms_per_query']:.3f}",
+            f"{row['us_per_query_per_1000_rows']:.3f}",
+        )
+        for row in result["search"]
+    ]
     seconds = f"{result['product_seconds']:.2f} ±{result['product_spread_percent']}%"
-    table.add_row("product", seconds)
+    titles = ("train rows", "seconds", "ms a query", "µs a query and 1000 rows")
+    _show(Table(columns=[Column(t) for t in titles], rows=[*rows, ("product", seconds, "", "")]))
     console = Console()
-    console.print(table)
+    console.print(f"{PRODUCT}.", highlight=False)
     console.print(
         f"search / product: {result['ratio']:.3f} ({options.queries} queries of {options.dim} "
         f"numbers, k {options.k}); most resident memory {result['peak_memory_gb']:.2f} GB, "

@@ -17,7 +17,7 @@ from radio_core.data.images import printable
 from radio_core.processes import join_processes
 from radio_core.progress import rich_progress
 from radio_eval.data_sets import DATA_SETS, DataSet, Finding, check_data_set
-from radio_eval.report.run_report import check_report_path, evaluation_report, write_run_report
+from radio_eval.report.page import check_report_path, evaluation_page
 from radio_eval.results import write_whole
 from radio_eval.runner import TASKS, Context, Task, TaskResult, installed_versions, run_task
 
@@ -92,9 +92,7 @@ def run(task: Task, options: RunOptions) -> TaskResult | None:
     if options.json is not None:
         write_whole(options.json, json.dumps(content, indent=2) + "\n")
     if options.report is not None:
-        write_run_report(
-            options.report, evaluation_report(result.to_json(), context.sections or ())
-        )
+        evaluation_page(content, context.sections or (), task.title).write(options.report)
         print(f"report: {printable(options.report)}")
     return result
 
@@ -223,6 +221,7 @@ def _run_old(name: str, rest: list[str]) -> int:
             content = {**result, "versions": installed_versions()}
             write_whole(options.json, json.dumps(content, indent=2) + "\n")
         if options.report is not None:
-            write_run_report(options.report, evaluation_report(result, sections))
+            content = {**result, "versions": installed_versions()}
+            evaluation_page(content, sections).write(options.report)
             print(f"report: {printable(options.report)}")
     return 0

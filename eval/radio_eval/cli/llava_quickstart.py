@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from radio_core.cli import parse
 from radio_eval.llava_toy import (
@@ -20,12 +19,9 @@ from radio_eval.llava_toy import (
     run_contestant,
 )
 from radio_eval.progress import rich_progress
-from radio_eval.report.llava import write_llava_report
-from radio_eval.report.results import installed_versions
+from radio_eval.report.llava import llava_page, llava_table
+from radio_eval.runner import installed_versions
 from radio_llava.toy import ToyTraining
-
-COLUMNS = {"accuracy": "all", "binary": "yes or no, this or that", "open": "open"}
-"""Scores of the table, with their titles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +67,8 @@ def main(argv: Sequence[str]) -> int:
     }
     file, report = options.out / "results.json", options.out / "report.html"
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    write_llava_report(report, data, options.out, content)
-    console.print(_table(results))
+    llava_page(data, options.out, content).write(report)
+    console.print(*llava_table(results).terminal())
     for path in (file, report, *(options.out / name / "llava-toy" for name in results)):
         console.print(f"wrote {path}", markup=False, highlight=False)
     return 0
-
-
-def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row a model: right answers in percent, and how many tokens an image became."""
-    table = Table(title="Answers to held-out questions (GQA's score, percent)")
-    table.add_column("vision tower")
-    for title in (*COLUMNS.values(), "image tokens"):
-        table.add_column(title, justify="right")
-    best = max(result["accuracy"] for result in results.values())
-    for name, result in results.items():
-        scores = [f"{result[key]:.1f}" for key in COLUMNS]
-        tokens = result["image_tokens"]
-        cells = [name, *scores, "–" if tokens is None else f"{tokens:.0f}"]
-        table.add_row(*cells, style="bold" if result["accuracy"] == best else "")
-    return table

@@ -27,9 +27,8 @@ from radio_eval.eval_model import EvalModel
 from radio_eval.mode_switch import TASK, ModeSwitch, default_resolutions, measure_mode_switch
 from radio_eval.models import load_eval_model
 from radio_eval.progress import rich_progress
-from radio_eval.report.drawing import check_plot_path
-from radio_eval.report.line_plot import Panel, write_plot
-from radio_eval.report.results import installed_versions
+from radio_eval.report.figures import Panel, check_plot_path, line_figure, write_figure
+from radio_eval.runner import installed_versions
 
 TOYWORLD = "toyworld"
 _SHOWN = 10
@@ -196,4 +195,5 @@ def _plot(path: Path, measured: ModeSwitch, title: str, side: int) -> None:
             title="cosine", points=[(score.resolution, score.cosine) for score in scores], mark=side
         ),
     )
-    write_plot(path, title, "resolution of the student's input in pixels", panels)
+    x_label = "resolution of the student's input in pixels"
+    write_figure(path, line_figure(title, x_label, panels))

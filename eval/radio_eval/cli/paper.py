@@ -12,14 +12,14 @@ from radio_core.cli import UsageError, parse
 from radio_core.config_file import to_mapping
 from radio_core.devices import choose_device
 from radio_core.distill.step import NonFiniteLossError
-from radio_core.extras import require
 from radio_eval.paper.options import PaperOptions
-from radio_eval.paper.output import explanations, terminal_tables, write_results
+from radio_eval.paper.output import claims, explanations, numbers, write_results
 from radio_eval.paper.recipe import short_recipe
 from radio_eval.paper.results import PaperResults
 from radio_eval.paper.students import Students
 from radio_eval.paper.tables import TABLES
 from radio_eval.progress import rich_progress
+from radio_eval.report.page import require_pages
 from radio_eval.table1.cells import write_text
 from radio_eval.toyworld import prepare_toy_data
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(PaperOptions, rest, prog=f"radio paper {name}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("radio paper runs in one process, not under torchrun")
-    require("jinja2", extra="eval")  # what takes minutes must not end without its page
+    require_pages()  # what takes minutes must not end without its page
     results = PaperResults(table=TABLES[name])
     _fill(results, options)
     _print(results, options)
@@ -108,8 +108,7 @@ def _fill(results: PaperResults, options: PaperOptions) -> None:
 
 def _print(results: PaperResults, options: PaperOptions) -> None:
     console = Console()
-    for table in terminal_tables(results):
-        console.print(table)
+    console.print(*numbers(results).terminal(), *claims(results).terminal())
     for text in explanations(results):
         console.print(text, markup=False, highlight=False, style="dim")
     paths = write_results(results, options.out)

@@ -29,11 +29,11 @@ from radio_eval.contract import can_run, run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import from_radio, from_teacher, random_like
 from radio_eval.progress import Progress, rich_progress
-from radio_eval.report.charts import draw, read_curves
-from radio_eval.report.html import Gallery, write_report
-from radio_eval.report.pictures import feature_gallery, mask_gallery
+from radio_eval.report.figures import curves_figure, read_curves
+from radio_eval.report.page import Page
+from radio_eval.report.pictures import feature_section, mask_section
 from radio_eval.report.results import Kind, Results, Row
-from radio_eval.report.table import results_table
+from radio_eval.report.sections import Section
 from radio_eval.toyworld import ToyData, ToySizes, prepare_toy_data
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         results.rows[1:1] = notes
         results.rows.extend(baseline_rows(data))
     with _phase(console, seconds, "report"):
-        galleries = _galleries(entries, data)
+        sections = _pictures(entries, data)
         results.metadata.update(
             command="radio quickstart",
             recipe=options.recipe,
@@ -99,8 +99,8 @@ def main(argv: Sequence[str]) -> int:
             threads=torch.get_num_threads(),
             seconds=seconds,
         )
-        _write(options.out, folder, results, galleries)
-    console.print(results_table(results, "Scores in percent; (x) of the best teacher"))
+        _write(options.out, folder, results, sections)
+    console.print(*results.table().terminal())
     for path in (folder, options.out / "results.json", options.out / "report.html"):
         console.print(f"wrote {path}", markup=False, highlight=False)
     return 0
@@ -193,18 +193,25 @@ CHANCE_NOTE = (
 )
 
 
-def _galleries(entries: Sequence[Entry], data: ToyData) -> list[Gallery]:
+def _pictures(entries: Sequence[Entry], data: ToyData) -> list[Section]:
     models = [entry.model for entry in entries if entry.kind != "baseline"]
     sams = [(model.name, model.sam()) for model in models if model.sam is not None]
-    return [
-        feature_gallery(models, data.dense_val.images),
-        mask_gallery(sams, data.coco),
-    ]
+    return [feature_section(models, data.dense_val.images), mask_section(sams, data.coco)]
 
 
-def _write(out: Path, student: Path, results: Results, galleries: Sequence[Gallery]) -> None:
+def _write(out: Path, student: Path, results: Results, pictures: Sequence[Section]) -> None:
     results.write(out / "results.json")
+    notes = [f"{row.name}: {row.note}" for row in results.rows if row.note]
+    sections = [Section(title="", tables=[results.table()], notes=notes), *pictures]
     metrics = student.parent / "metrics.jsonl"
     curves = read_curves(metrics) if metrics.is_file() else {}
-    charts = [draw(name, curve) for name, curve in curves.items()]
-    write_report(out / "report.html", results, title=TITLE, charts=charts, galleries=galleries)
+    if curves:
+        sections.append(Section(title="Losses while training", figures=[curves_figure(curves)]))
+    page = Page(
+        title=TITLE,
+        lead="Scores in percent. Bold: the best of a column. Below a student's score: its fraction "
+        "of the best teacher's.",
+        sections=sections,
+        folded={"Protocol, seeds, versions and times": results.to_json()},
+    )
+    page.write(out / "report.html")

@@ -12,13 +12,13 @@ from radio_core.bench.timing import machine
 from radio_core.cli import UsageError, parse
 from radio_core.config_file import to_mapping
 from radio_core.devices import choose_device
-from radio_core.extras import require
 from radio_eval.progress import rich_progress
+from radio_eval.report.page import require_pages
 from radio_eval.table1.columns import Column, choose_columns
 from radio_eval.table1.data import available_columns, folder_tasks, toy_tasks
 from radio_eval.table1.models import read_models
 from radio_eval.table1.options import Table1Options
-from radio_eval.table1.output import explanations, terminal_tables, write_table
+from radio_eval.table1.output import explanations, shown, write_table
 from radio_eval.table1.run import Filling
 from radio_eval.table1.table import Row, Table
 from radio_eval.table1.tasks import Task
@@ -32,13 +32,13 @@ def main(argv: Sequence[str]) -> int:
     models = read_models(options.models)
     columns = choose_columns(options.tasks, available_columns(options), options.kind)
     device = choose_device(options.device)
-    require("jinja2", extra="eval")  # a table of hours must not end without its page
-    shown = Console(stderr=True)
+    require_pages()  # a table of hours must not end without its page
+    screen = Console(stderr=True)
     start = time.perf_counter()
 
     def announce(what: str) -> None:
         minutes, seconds = divmod(int(time.perf_counter() - start), 60)
-        shown.print(f"[{minutes}:{seconds:02d}] {what}", markup=False, highlight=False)
+        screen.print(f"[{minutes}:{seconds:02d}] {what}", markup=False, highlight=False)
 
     rows = [Row(source=name) for name in models]
     metadata: dict[str, Any] = {
@@ -55,11 +55,11 @@ def main(argv: Sequence[str]) -> int:
     filling = Filling(
         out=options.out,
         columns=columns,
-        tasks=_tasks(options, models, columns, shown, announce),
+        tasks=_tasks(options, models, columns, screen, announce),
         device=device,
         throughput=options.throughput,
         announce=announce,
-        progress=lambda: rich_progress(shown),
+        progress=lambda: rich_progress(screen),
         written=write,
     )
     for row in rows:
@@ -72,20 +72,19 @@ def _tasks(
     options: Table1Options,
     models: tuple[str, ...],
     columns: tuple[Column, ...],
-    shown: Console,
+    screen: Console,
     announce: Callable[[str], None],
 ) -> dict[str, Task]:
     """What fills the columns; the toy world is made first where it is missing."""
     if options.kind == "folders":
         return folder_tasks(options, models)
-    with rich_progress(shown) as progress:
+    with rich_progress(screen) as progress:
         return toy_tasks(options, columns, progress, announce)
 
 
 def _print(table: Table, paths: Sequence[Path]) -> None:
     console = Console()
-    for part in terminal_tables(table, console.width):
-        console.print(part)
+    console.print(*shown(table).terminal(console.width))
     for text in explanations(table):
         console.print(text, markup=False, highlight=False, style="dim")
     for path in paths:

@@ -16,9 +16,9 @@ from radio_core.data.images import printable
 from radio_eval.cli.eval_options import own_device
 from radio_eval.processes import Processes, launched_processes
 from radio_eval.progress import Progress, rich_progress, silent
-from radio_eval.report.results import installed_versions
-from radio_eval.report.run_report import check_report_path, vqa_report, write_run_report
+from radio_eval.report.page import check_report_path, vqa_page
 from radio_eval.report.vqa import vqa_sections
+from radio_eval.runner import installed_versions
 from radio_eval.vqa.answers import listed
 from radio_eval.vqa.run import MAX_NEW_TOKENS, evaluate_vqa
 from radio_eval.vqa.tasks import VqaData, find_vqa_data
@@ -132,8 +132,8 @@ def main(argv: Sequence[str]) -> int:
     if processes.is_first:
         _report(result, options.json)
         if options.report is not None:
-            sections = vqa_sections(data, options.answers, options.limit, result["model"])
-            write_run_report(options.report, vqa_report(result, sections))
+            sections = vqa_sections(data, options.answers, options.limit)
+            vqa_page({**result, "versions": installed_versions()}, sections).write(options.report)
             print(f"report: {printable(options.report)}")
     return 1 if "unscored" in result and data.is_labelled else 0
 

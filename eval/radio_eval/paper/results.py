@@ -6,7 +6,7 @@ from typing import Any
 
 from radio_eval.paper.claims import Judgement, judge
 from radio_eval.paper.definitions import PaperTable
-from radio_eval.report.results import installed_versions
+from radio_eval.runner import installed_versions
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
-"""Questions, the right answers, and what each LLaVA said, as one HTML file."""
+"""The page of the LLaVA quickstart: questions, the right answers, and what each LLaVA said."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +9,54 @@ import numpy as np
 from PIL import Image
 
 from radio_eval.llava_toy import TASK
-from radio_eval.report.html import environment
-from radio_eval.report.sections import Answered, Asked, AskedScene, Questions
+from radio_eval.report.page import Page
+from radio_eval.report.sections import Card, Picture, Section
+from radio_eval.report.table import Cell, Column, Table, Tone
 from radio_eval.vqa.answers import read_answers, read_document
 
-TITLE = "LLaVA quickstart: the same language model with different eyes"
+SCORES = {"accuracy": "all", "binary": "yes or no, this or that", "open": "open"}
+"""Scores of the table, with their titles."""
 SCENES = 8
 
 
-def write_llava_report(path: Path, data: Path, out: Path, content: Mapping[str, Any]) -> None:
-    """Write the report of a quickstart.
+def llava_page(data: Path, out: Path, content: Mapping[str, Any]) -> Page:
+    """The page of a quickstart.
 
     Args:
-        path: of the HTML file.
         data: the export's `vqa` folder.
         out: the quickstart's folder; each model's answers are below the folder of its name.
         content: of results.json.
     """
-    names = tuple(content["results"])
-    asked = Questions(
-        title="Questions and answers", text="", names=names, scenes=_scenes(data, out, names)
+    scores = Section(title="", tables=[llava_table(content["results"])])
+    questions = Section(
+        title="Questions and answers", cards=_scenes(data, out, tuple(content["results"]))
     )
-    page = environment().get_template("llava.html.j2")
-    html = page.render(title=TITLE, content=content, asked=asked)
-    path.write_text(html, encoding="utf-8")
+    return Page(
+        title="LLaVA quickstart: the same language model with different eyes",
+        lead="Right answers to questions on scenes that no training has seen, in percent (GQA's "
+        "score). “blind” was trained, and is asked, with noise in place of the pictures: what the "
+        "words of the questions alone give away.",
+        sections=[scores, questions],
+        folded={"Steps, seeds, versions and times": content},
+    )
 
 
-def _scenes(data: Path, out: Path, names: Sequence[str]) -> tuple[AskedScene, ...]:
+def llava_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row a model: right answers in percent, and how many tokens an image became."""
+    best = max(result["accuracy"] for result in results.values())
+    rows: list[list[str | Cell]] = []
+    for name, result in results.items():
+        tone: Tone = "best" if result["accuracy"] == best else ""
+        scores = [result[key] for key in SCORES]
+        cells = [Cell("–" if s is None else f"{s:.1f}", tone=tone, value=s) for s in scores]
+        tokens = result["image_tokens"]
+        rows.append([name, *cells, "–" if tokens is None else f"{tokens:.0f}"])
+    columns = [Column(title) for title in ("vision tower", *SCORES.values(), "image tokens")]
+    title = "Answers to held-out questions (GQA's score, percent)"
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _scenes(data: Path, out: Path, names: tuple[str, ...]) -> list[Card]:
     """The first held-out scenes with their questions and everybody's answers."""
     lines = (data / TASK / f"llava_{TASK}_val.jsonl").read_text(encoding="utf-8").splitlines()
     truths = read_document(data / TASK / "val_balanced_questions.json")
@@ -43,19 +64,17 @@ def _scenes(data: Path, out: Path, names: Sequence[str]) -> tuple[AskedScene, ..
         {a.question_id: a.text for a in read_answers(out / name / f"{TASK}_answers.jsonl")}
         for name in names
     ]
-    by_image: dict[str, list[Asked]] = {}
+    by_image: dict[str, list[list[str | Cell]]] = {}
     for line in map(json.loads, lines):
         key = line["question_id"]
         truth = truths[key]["answer"]
-        texts = [answers.get(key) for answers in said]
-        asked = Asked(
-            text=truths[key]["question"],
-            truth=truth,
-            answers=tuple(Answered(text=text, right=text == truth) for text in texts),
-        )
-        by_image.setdefault(line["image"], []).append(asked)
-    scenes = []
-    for image, questions in list(by_image.items())[:SCENES]:
-        picture = np.asarray(Image.open(data / "images" / image).convert("RGB"))
-        scenes.append(AskedScene(picture=picture, questions=tuple(questions)))
-    return tuple(scenes)
+        answers = [each.get(key) for each in said]
+        row: list[str | Cell] = [truths[key]["question"], truth]
+        row += [Cell(a or "–", tone="right" if a == truth else "wrong") for a in answers]
+        by_image.setdefault(line["image"], []).append(row)
+    columns = [Column(title, numeric=False) for title in ("question", "right", *names)]
+    cards = []
+    for image, rows in list(by_image.items())[:SCENES]:
+        pixels = np.asarray(Image.open(data / "images" / image).convert("RGB"))
+        cards.append(Card(lead=Picture(pixels), table=Table(columns=columns, rows=rows)))
+    return cards

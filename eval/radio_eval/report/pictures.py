@@ -1,21 +1,24 @@
-"""Pictures for the report: features as colours, and masks over images."""
+"""Pictures for reports: thumbnails, masks over images, features as colours."""
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
-from radio_core.data.images import UnreadableImage
+from radio_core.data.folder import FolderError
+from radio_core.data.images import UnreadableImage, printable
 from radio_core.data.sources import ImageSource
 from radio_core.pictures import pca_rgb
+from radio_eval.classification.blocks import Block, ClassificationSet, LabelledItem
+from radio_eval.classification.tar_shards import TarShards
 from radio_eval.coco.decode import decoded_batches
 from radio_eval.coco.instances import CocoInstances
 from radio_eval.data import prepare
 from radio_eval.eval_model import EvalModel
-from radio_eval.report.html import Gallery, Picture, PictureRow
+from radio_eval.report.sections import Card, Picture, Pixels, Section
 from radio_eval.sam.miou import box_masks
 from radio_eval.sam.scores import Mask
 from radio_sam.prompts import encode_images
@@ -23,16 +26,85 @@ from radio_sam.prompts import encode_images
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
+SIDE = 144
+"""Longer side of small pictures in pixels."""
+_BLOCK = 2048
 _COLOURS = np.array(
     [(255, 99, 71), (65, 145, 255), (60, 200, 110), (250, 190, 40), (190, 110, 240), (40, 210, 210)]
 )
 _OPACITY = 0.6
 
 
+def thumbnail(image: Image.Image | Pixels, side: int = SIDE) -> Pixels:
+    """An 8-bit RGB image as uint8 [H, W, 3] whose longer side is at most `side` pixels."""
+    small = image.copy() if isinstance(image, Image.Image) else Image.fromarray(image)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
+def read_thumbnails(
+    data: ClassificationSet, names: Collection[str], side: int = SIDE
+) -> dict[str, Pixels]:
+    """Small pictures of some images of a split.
+
+    Args:
+        data: the split.
+        names: of images, as its blocks give them.
+        side: most pixels of a longer side.
+
+    Returns:
+        Name -> picture, of those that can be read.
+    """
+    wanted, found = set(names), {}
+    for block in _blocks(data, wanted):
+        if not wanted:
+            break
+        for item in _items(block):
+            if item.name not in wanted:
+                continue
+            wanted.discard(item.name)
+            with suppress(UnreadableImage):
+                found[item.name] = thumbnail(item.read(), side)
+            if not wanted:
+                break
+    return found
+
+
+def _blocks(data: ClassificationSet, names: Collection[str]) -> Sequence[Block]:
+    """The blocks that may hold the names: of tar shards, which are large, those named in them."""
+    blocks = data.blocks(_BLOCK)
+    if not isinstance(data, TarShards):
+        return blocks
+    starts = [f"{printable(path)}/" for path in data.paths]
+    return [
+        block
+        for block, start in zip(blocks, starts, strict=True)
+        if any(name.startswith(start) for name in names)
+    ]
+
+
+def _items(block: Block) -> Iterator[LabelledItem]:
+    """The items of a block, as far as it can be read."""
+    try:
+        yield from block
+    except (UnreadableImage, FolderError):
+        return
+
+
+def overlay(image: Pixels, masks: Sequence[Mask]) -> Pixels:
+    """Coloured masks [H, W] over an image, uint8 [H, W, 3]; the image is greyed first."""
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
+    for index, mask in enumerate(masks):
+        colour = _COLOURS[index % len(_COLOURS)]
+        grey[mask] = (1 - _OPACITY) * grey[mask] + _OPACITY * colour
+    picture: Pixels = grey.round().astype(np.uint8)
+    return picture
+
+
 @torch.no_grad()
-def feature_gallery(
-    models: Sequence[EvalModel], images: ImageSource, count: int = 6, side: int = 112
-) -> Gallery:
+def feature_section(
+    models: Sequence[EvalModel], images: ImageSource, count: int = 6, side: int = SIDE
+) -> Section:
     """The same images through every model that has features, as in the paper's Figure 1.
 
     Args:
@@ -44,27 +116,27 @@ def feature_gallery(
     chosen: list[Image.Image] = []
     for index in range(len(images)):
         if len(chosen) < count:
-            with contextlib.suppress(UnreadableImage):
+            with suppress(UnreadableImage):
                 chosen.append(images.read(index))
     if not chosen:
         raise ValueError("none of the images could be read")
     shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in chosen]
-    rows = [PictureRow(label="image", pictures=tuple(shown))]
+    cards = [Card(title="image", pictures=[Picture(pixels) for pixels in shown])]
     for model in models:
         if model.features is not None:
             tensors = [prepare(image, model, whole=True)[None] for image in chosen]
             maps = torch.cat([model.features(tensor) for tensor in tensors])
-            pictures = tuple(pca_rgb(maps, (side, side)))
-            rows.append(PictureRow(label=model.name, pictures=pictures))
-    return Gallery(
+            pictures = [Picture(pixels) for pixels in pca_rgb(maps, (side, side))]
+            cards.append(Card(title=model.name, pictures=pictures))
+    return Section(
         title="What the models see",
         text="The first three principal components of each model's features, as red, green and "
         "blue. Within a row equal colours mean equal features; rows are independent.",
-        rows=tuple(rows),
+        cards=cards,
     )
 
 
-def mask_gallery(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: int = 6) -> Gallery:
+def mask_section(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: int = 6) -> Section:
     """Masks that Segment Anything finds from ground-truth boxes, beside the true ones.
 
     Args:
@@ -74,31 +146,19 @@ def mask_gallery(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: 
     """
     [images] = decoded_batches(coco, [coco.image_ids[:count]])
     pairs = [(i, image) for i, image in images.items() if isinstance(image, np.ndarray)]
-    truth = tuple(
-        overlay(image, [instance.mask for instance in coco.instances(i)]) for i, image in pairs
-    )
-    rows = [PictureRow(label="truth", pictures=truth)]
+    truth = [overlay(image, [each.mask for each in coco.instances(i)]) for i, image in pairs]
+    cards = [Card(title="truth", pictures=[Picture(pixels) for pixels in truth])]
     for label, sam in sams:
         encoded = encode_images(sam, [image for _, image in pairs])
         pictures = []
         for (i, image), one in zip(pairs, encoded, strict=True):
             boxes = [instance.box for instance in coco.instances(i)]
             masks = [mask for mask, _ in box_masks(sam, one, boxes)]
-            pictures.append(overlay(image, masks))
-        rows.append(PictureRow(label=label, pictures=tuple(pictures)))
-    return Gallery(
+            pictures.append(Picture(overlay(image, masks)))
+        cards.append(Card(title=label, pictures=pictures))
+    return Section(
         title="Segment Anything with the student inside",
         text="Masks from ground-truth boxes: SAM's own encoder, and the student's features in "
         "front of the same neck and decoder.",
-        rows=tuple(rows),
+        cards=cards,
     )
-
-
-def overlay(image: Picture, masks: Sequence[Mask]) -> Picture:
-    """Coloured masks [H, W] over an image, uint8 [H, W, 3]; the image is greyed first."""
-    grey = image.astype(np.float64).mean(axis=2, keepdims=True).repeat(3, axis=2)
-    for index, mask in enumerate(masks):
-        colour = _COLOURS[index % len(_COLOURS)]
-        grey[mask] = (1 - _OPACITY) * grey[mask] + _OPACITY * colour
-    picture: Picture = grey.round().astype(np.uint8)
-    return picture

@@ -2,13 +2,13 @@
 
 import json
 import os
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from radio_eval.contract import TaskResult
+from radio_eval.report.table import Cell, Column, Table, Tone
+from radio_eval.runner import installed_versions
 
 TASKS = {
     "zero_shot": "zero-shot top-1",
@@ -19,7 +19,6 @@ TASKS = {
 """Columns, in order, with their titles."""
 
 Kind = Literal["student", "teacher", "baseline"]
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "segment-anything")
 
 
 @dataclass(kw_only=True)
@@ -68,6 +67,29 @@ class Results:
         value, best = row.scores.get(task), self.best(task, "teacher")
         return value / best if value is not None and best else None
 
+    def table(self) -> Table:
+        """Scores with, of students, the fraction of the best teacher's score below."""
+        rows: list[list[str | Cell]] = []
+        for row in self.rows:
+            cells: list[str | Cell] = [row.name]
+            for task in TASKS:
+                value = row.scores.get(task)
+                if value is None:
+                    cells.append(Cell("–", tone="dim"))
+                    continue
+                fraction = self.fraction(row, task) if row.kind == "student" else None
+                note = "" if fraction is None else f"{fraction:.2f} ×"
+                tone: Tone = "best" if value == self.best(task) else ""
+                cells.append(Cell(f"{value:.1f}", note, tone, value))
+            rows.append(cells)
+        kinds = [row.kind for row in self.rows]
+        return Table(
+            title="Scores in percent; × of the best teacher",
+            columns=[Column(title) for title in ("model", *TASKS.values())],
+            rows=rows,
+            breaks=[n for n in range(1, len(kinds)) if kinds[n] != kinds[n - 1]],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The results as plain JSON types; `rows` is {row: {task: percent or null}}."""
         return {
@@ -88,14 +110,3 @@ class Results:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,211 +1,88 @@
-"""What a report of one evaluation can show; `sections.html.j2` has a macro for each kind."""
+"""What a report can show: sections of tables, figures and pictures with words."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from radio_eval.report.html import Gallery, Picture
+import numpy as np
+from numpy.typing import NDArray
+
+from radio_eval.report.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.uint8]
+"""A picture, uint8 [H, W, 3]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A named percentage.
+class Picture(NamedTuple):
+    """A picture with a few words below it.
 
     Attributes:
-        name: what it belongs to.
-        value: in [0, 100]; None for nothing to measure.
-        note: a few words behind the name.
-        colour: "#rrggbb" of a patch beside the name; "" for none.
+        pixels: uint8 [H, W, 3]; None for one that can no longer be read.
+        caption: below it.
+        right: a ✓ or a ✗ before the caption; None for neither.
+        name: shown where the pointer rests on it.
     """
 
-    name: str
-    value: float | None
+    pixels: Pixels | None
+    caption: str = ""
+    right: bool | None = None
+    name: str = ""
+
+
+class Line(NamedTuple):
+    """A line of text, with a ✓ or a ✗ before it and a smaller note behind it."""
+
+    text: str
+    right: bool | None = None
     note: str = ""
-    colour: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bars:
-    """A titled group of percentages, drawn as bars."""
-
-    title: str
-    text: str
-    bars: tuple[Bar, ...]
-    kind: ClassVar[str] = "bars"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A class with the share of a vote that it got, in [0, 1]."""
-
-    name: str
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """A train image near a query.
-
-    Attributes:
-        name: of the image.
-        class_name: of its class.
-        similarity: cosine with the query.
-        right: it has the query's class.
-        picture: uint8 [H, W, 3]; None if it can no longer be read.
-    """
-
-    name: str
-    class_name: str
-    similarity: float
-    right: bool
-    picture: Picture | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """A validation image with what was made of it.
-
-    Attributes:
-        name: of the image.
-        truth: name of its class.
-        predicted: name of the class that it was given.
-        right: both are the same class.
-        picture: uint8 [H, W, 3]; None if it can no longer be read.
-        vote: the classes with most of the vote, the first ones.
-        neighbours: the most similar first.
-    """
-
-    name: str
-    truth: str
-    predicted: str
-    right: bool
-    picture: Picture | None
-    vote: tuple[Share, ...]
-    neighbours: tuple[Neighbour, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeighbourSheet:
-    """Queries with their nearest train images."""
-
-    title: str
-    text: str
-    queries: tuple[Query, ...]
-    kind: ClassVar[str] = "neighbours"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Images of one class that were taken for another.
-
-    Attributes:
-        truth: name of their class.
-        predicted: name of the other.
-        count: of these images.
-        total: images of their class.
-        name: of one of them.
-        picture: of the same, uint8 [H, W, 3]; None if it can no longer be read.
-    """
-
-    truth: str
-    predicted: str
-    count: int
-    total: int
-    name: str
-    picture: Picture | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfusedPairs:
-    """The pairs of classes that are confused most."""
-
-    title: str
-    text: str
-    pairs: tuple[Pair, ...]
-    kind: ClassVar[str] = "pairs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A cell of a confusion matrix.
-
-    Attributes:
-        truth: row, the index of a class.
-        predicted: column, the index of a class.
-        count: images.
-        share: of the row's images, in (0, 1].
-    """
-
-    truth: int
-    predicted: int
-    count: int
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heatmap:
-    """A confusion matrix.
+class Card:
+    """Pictures and words that belong together: an image with its masks, its neighbours, questions.
 
     Attributes:
         title: heading.
-        text: one sentence below it.
-        class_names: of rows (truth) and columns (prediction).
-        totals: images of each class.
-        cells: those that are drawn.
-        side: of a cell in pixels.
+        lead: a picture beside the words.
+        lines: the words.
+        table: below them.
+        pictures: in a row, of which `columns` have room beside each other.
+        columns: 0 for as many as there are pictures.
     """
 
-    title: str
-    text: str
-    class_names: tuple[str, ...]
-    totals: tuple[int, ...]
-    cells: tuple[Cell, ...]
-    side: int
-    kind: ClassVar[str] = "heatmap"
+    title: str = ""
+    lead: Picture | None = None
+    lines: Sequence[Line] = ()
+    table: Table | None = None
+    pictures: Sequence[Picture] = ()
+    columns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """What a model said: None for no answer; `right` says whether that counts as right."""
-
-    text: str | None
-    right: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A question to one or more models.
+class Section:
+    """A part of a page; what it has is shown in the order of the attributes.
 
     Attributes:
-        text: the question.
-        truth: the right answer.
-        answers: what each model said, in the order of their names.
+        title: heading.
+        text: one or two sentences below it.
+        legend: (name, "#rrggbb") of the colours on pictures.
+        tables: tables.
+        figures: drawn by matplotlib (`figures` has those of this package); they become SVG.
+        cards: pictures with words.
+        notes: remarks at the end.
     """
 
-    text: str
-    truth: str
-    answers: tuple[Answered, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskedScene:
-    """A picture, uint8 [H, W, 3], with questions on it; None for questions without a picture."""
-
-    picture: Picture | None
-    questions: tuple[Asked, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Questions:
-    """Pictures with questions on them, and the answers of models."""
-
     title: str
-    text: str
-    names: tuple[str, ...]
-    scenes: tuple[AskedScene, ...]
-    kind: ClassVar[str] = "questions"
+    text: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
+    figures: "Sequence[Figure]" = ()
+    cards: Sequence[Card] = ()
+    notes: Sequence[str] = ()
 
 
-Section = Gallery | Bars | NeighbourSheet | ConfusedPairs | Heatmap | Questions
 Show = Callable[[Iterable[Section]], None]
 """Takes sections into a report."""

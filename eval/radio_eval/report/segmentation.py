@@ -1,19 +1,16 @@
 """Sections of the report on the linear probe."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from radio_core.data.images import printable
 from radio_eval.data import IGNORED
 from radio_eval.linear_seg.evaluator import LinearSegEvaluator
-from radio_eval.linear_seg.pictures import Comparison, palette
-from radio_eval.report.html import Gallery, PictureRow
-from radio_eval.report.sections import Bar, Bars, Section
+from radio_eval.linear_seg.pictures import palette
+from radio_eval.report.figures import bars_figure
+from radio_eval.report.sections import Card, Picture, Section
 
 IMAGES = 6
 """Val images that are shown."""
-_IGNORED_NAME = "ignored"
 
 
 def shown_images(count: int) -> frozenset[int]:
@@ -27,61 +24,47 @@ def linear_seg_sections(evaluator: LinearSegEvaluator) -> list[Section]:
     Args:
         evaluator: after its call, with `shown` images.
     """
-    return [_comparison_gallery(evaluator), _class_bars(evaluator.class_iou)]
-
-
-def _comparison_gallery(evaluator: LinearSegEvaluator) -> Gallery:
-    colours, found = palette(), evaluator.comparisons
+    colours, names = palette(), evaluator.val.class_names
     paths = evaluator.val.images.paths
-    return Gallery(
-        title="Labels and predictions",
-        text=f"{len(found)} of {len(evaluator.val)} validation images, at equal distances in the "
-        "order of their names.",
-        headings=("image as the model saw it", "labels", "prediction"),
-        rows=tuple(
-            PictureRow(
-                label=f"{printable(paths[each.index].name)} · {_right(each)}",
-                pictures=(each.image, colours[each.label], colours[each.prediction]),
+    cards, seen = [], np.zeros(256, bool)
+    for each in evaluator.comparisons:
+        counted = each.label != IGNORED
+        share = (each.prediction == each.label)[counted].mean() if counted.any() else None
+        words = (
+            "no labelled pixels" if share is None else f"{100 * share:.0f} % of the pixels right"
+        )
+        seen[each.label.ravel()] = seen[each.prediction.ravel()] = True
+        cards.append(
+            Card(
+                title=f"{printable(paths[each.index].name)} · {words}",
+                pictures=[
+                    Picture(each.image, "image as the model saw it"),
+                    Picture(colours[each.label], "labels"),
+                    Picture(colours[each.prediction], "prediction"),
+                ],
             )
-            for each in found
+        )
+    css = ["#" + "".join(f"{level:02x}" for level in colour) for colour in colours.tolist()]
+    all_names = {**dict(enumerate(names)), IGNORED: "ignored"}
+    ranked = sorted(
+        enumerate(evaluator.class_iou.items()),
+        key=lambda item: -1.0 if item[1][1] is None else item[1][1],
+        reverse=True,
+    )
+    return [
+        Section(
+            title="Labels and predictions",
+            text=f"{len(cards)} of {len(evaluator.val)} validation images, at equal distances in "
+            "the order of their names.",
+            legend=[(all_names[number], css[number]) for number in np.flatnonzero(seen).tolist()],
+            cards=cards,
         ),
-        legend=_legend(found, evaluator.val.class_names),
-    )
-
-
-def _right(comparison: Comparison) -> str:
-    """How many pixels are right, in words."""
-    counted = comparison.label != IGNORED
-    if not counted.any():
-        return "no labelled pixels"
-    share = (comparison.prediction == comparison.label)[counted].mean()
-    return f"{100 * share:.0f} % of the pixels right"
-
-
-def _legend(
-    comparisons: Sequence[Comparison], class_names: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
-    """Names and colours of the classes that occur."""
-    maps = [m.ravel() for each in comparisons for m in (each.label, each.prediction)]
-    seen = np.unique(np.concatenate(maps)).tolist() if maps else []
-    names = {**dict(enumerate(class_names)), IGNORED: _IGNORED_NAME}
-    return tuple((names[number], _css(number)) for number in seen)
-
-
-def _class_bars(class_iou: Mapping[str, float | None]) -> Bars:
-    bars = [
-        Bar(name=name, value=value, colour=_css(number))
-        for number, (name, value) in enumerate(class_iou.items())
+        Section(
+            title="IoU of every class",
+            text="In percent, best first, in the colours of the pictures. A dash: the class is "
+            "neither in the labels nor predicted.",
+            figures=[
+                bars_figure([found for _, found in ranked], [css[number] for number, _ in ranked])
+            ],
+        ),
     ]
-    bars.sort(key=lambda bar: -1.0 if bar.value is None else bar.value, reverse=True)
-    return Bars(
-        title="IoU of every class",
-        text="In percent, best first; the patches are the colours of the pictures. A dash: the "
-        "class is neither in the labels nor predicted.",
-        bars=tuple(bars),
-    )
-
-
-def _css(number: int) -> str:
-    """The colour of a class as "#rrggbb"."""
-    return "#" + "".join(f"{level:02x}" for level in palette()[number].tolist())

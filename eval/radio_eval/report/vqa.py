@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,8 @@ import torch
 
 from radio_core.data.images import UnreadableImage, load_rgb
 from radio_eval.report.classification import SEED, choose_rows
-from radio_eval.report.html import Picture
-from radio_eval.report.sections import Answered, Asked, AskedScene, Questions, Section
-from radio_eval.report.thumbnails import thumbnail
+from radio_eval.report.pictures import thumbnail
+from radio_eval.report.sections import Card, Line, Picture, Section
 from radio_eval.vqa.answers import ScoreInputError, read_answers
 from radio_eval.vqa.gqa import gqa_prediction, read_gqa_questions
 from radio_eval.vqa.normalise import m4c_normalise
@@ -40,20 +40,19 @@ class Judged:
     score: float
 
 
-def vqa_sections(data: VqaData, answers: Path, limit: int | None, model: str) -> list[Section]:
+def vqa_sections(data: VqaData, answers: Path, limit: int | None) -> list[Section]:
     """Some questions with their pictures; nothing without right answers.
 
     Args:
         data: the task's files.
         answers: the model's.
         limit: only the first questions; None for all.
-        model: its name.
     """
     try:
         judged = judge(data, answers, limit) if data.is_labelled else []
     except ScoreInputError:  # it could not be scored either, and the result says why
         return []
-    return [_questions(judged, data.images, model)] if judged else []
+    return [_questions(judged, data.images)] if judged else []
 
 
 def judge(data: VqaData, answers: Path, limit: int | None = None) -> list[Judged]:
@@ -170,27 +169,31 @@ def _most_said(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def _questions(judged: Sequence[Judged], images: Path, model: str) -> Questions:
+def _questions(judged: Sequence[Judged], images: Path) -> Section:
     """Some questions, those on one picture together."""
     right = torch.tensor([each.score >= 0.5 for each in judged])
-    by_image: dict[str, list[Asked]] = {}
+    by_image: dict[str, list[Line]] = {}
     for row in sorted(choose_rows(right, QUESTIONS)):
-        each = judged[row]
-        answer = Answered(text=_cut(each.said), right=each.score >= 0.5)
-        asked = Asked(text=_shown(each.question.prompt), truth=_cut(each.truth), answers=(answer,))
-        by_image.setdefault(each.question.image, []).append(asked)
-    scenes = tuple(
-        AskedScene(picture=_picture(images / name) if name else None, questions=tuple(asked))
-        for name, asked in by_image.items()
-    )
-    return Questions(
+        each, agrees = judged[row], judged[row].score >= 0.5
+        lines = by_image.setdefault(each.question.image, [])
+        lines += [
+            Line(_shown(each.question.prompt)),
+            Line(_cut(each.said), agrees, "" if agrees else f"right: {_cut(each.truth)}"),
+        ]
+    cards = []
+    for name, lines in by_image.items():
+        picture = None
+        if name:
+            with suppress(UnreadableImage):
+                picture = thumbnail(load_rgb(images / name, upright=False), _SIDE)
+        cards.append(Card(lead=Picture(picture, name=name), lines=lines))
+    return Section(
         title="Questions and answers",
         text=f"{min(len(judged), QUESTIONS)} of {len(judged)} questions, drawn with seed {SEED}, "
         "half of them answered right and half wrong as far as there are such. Where several "
         "answers count, the most frequent one is shown, and ✓ stands for half of the score or "
         "more.",
-        names=(model,),
-        scenes=scenes,
+        cards=cards,
     )
 
 
@@ -200,13 +203,6 @@ def _shown(prompt: str) -> str:
     if len(lines) > 1 and lines[-1].startswith("Answer "):
         lines.pop()
     return _cut("\n".join(lines))
-
-
-def _picture(path: Path) -> Picture | None:
-    try:
-        return thumbnail(load_rgb(path, upright=False), _SIDE)
-    except UnreadableImage:
-        return None
 
 
 def _cut(text: str) -> str:

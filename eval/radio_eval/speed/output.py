@@ -1,28 +1,18 @@
 """Measured speeds in the terminal, as Markdown, and as a plot of quality against speed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-
 from radio_core.bench.throughput import Throughput
 from radio_core.bench.timing import SPREAD
-from radio_eval.report.markdown import escaped, pipe_table
-from radio_eval.report.scatter_plot import Point, Scatter, write_scatter
+from radio_eval.report.figures import Point, speed_figure, write_figure
+from radio_eval.report.table import Column, Table, escaped
 from radio_eval.speed.quality import Quality
 from radio_eval.speed.tables import SpeedTable
 
 
-class Sheet(NamedTuple):
-    """Headings, and rows of as many cells."""
-
-    headings: list[str]
-    rows: list[list[str]]
-
-
-def throughput_sheet(rows: Sequence[Throughput]) -> Sheet:
+def throughput_table(rows: Sequence[Throughput]) -> Table:
     """One row a case, and a column for each baseline."""
     names = list(dict.fromkeys(name for row in rows for name in row.ratios))
     peak = any(row.peak_share is not None for row in rows)
@@ -43,14 +33,14 @@ def throughput_sheet(rows: Sequence[Throughput]) -> Sheet:
                 *([share] if peak else []),
             ]
         )
-    return Sheet([*headings, *(["of matmul peak"] if peak else [])], cells)
+    return _table([*headings, *(["of matmul peak"] if peak else [])], cells)
 
 
 Measurements = Mapping[str, Sequence[Throughput]]
 """Label of a row of the paper's table -> its measurements, in the same order for all."""
 
 
-def paper_sheet(table: SpeedTable, measured: Measurements) -> Sheet:
+def paper_table(table: SpeedTable, measured: Measurements) -> Table:
     """The paper's table, with a measured column beside the paper's for each engine.
 
     Speeds are divided by those of the reference; nothing is divided where it has none.
@@ -73,7 +63,11 @@ def paper_sheet(table: SpeedTable, measured: Measurements) -> Sheet:
             cells.append(f"{speed:.3g} ±{100 * ours.timing.spread:.0f}%")
             cells.append(_ratio(speed, None if other is None else other.images_per_second))
         rows.append(cells)
-    return Sheet(headings, rows)
+    return _table(headings, rows)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    return Table(columns=[Column(heading) for heading in headings], rows=rows)
 
 
 def _number(value: float | None) -> str:
@@ -84,20 +78,9 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return "" if value is None or reference is None else f"{value / reference:.2f}"
 
 
-def terminal_table(sheet: Sheet) -> Table:
-    """A sheet for `rich`."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=SPREAD)
-    for number, heading in enumerate(sheet.headings):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in sheet.rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_page(title: str, sheet: Sheet, remarks: Sequence[str]) -> str:
+def markdown_page(title: str, table: Table, remarks: Sequence[str]) -> str:
     """A page with the table, and a paragraph for each remark."""
-    rows = [[escaped(cell) for cell in row] for row in (sheet.headings, *sheet.rows)]
-    lines = [f"# {escaped(title)}", "", *pipe_table(rows, numbers=True)]
+    lines = [f"# {escaped(title)}", "", table.markdown()]
     for remark in remarks:
         lines += ["", escaped(remark)]
     return "\n".join(lines) + "\n"
@@ -135,20 +118,17 @@ def write_quality_plot(path: Path, title: str, speeds: Sequence[Speed], quality:
     Raises:
         ValueError: no model has a quality, or another kind of file.
     """
-    panels = list(_panels(speeds, quality))
-    if not panels:
-        known = ", ".join(quality)
-        raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
-    write_scatter(path, title, "images a second", panels)
-
-
-def _panels(speeds: Sequence[Speed], quality: Quality) -> Iterator[Scatter]:
     metrics = dict.fromkeys(metric for numbers in quality.values() for metric in numbers)
-    for metric in metrics:
-        points = [
+    panels = {
+        metric: [
             Point(f"{model} ({how})" if how else model, speed, quality[model][metric])
             for model, how, speed in speeds
             if metric in quality.get(model, {})
         ]
-        if points:
-            yield Scatter(title=metric, points=points)
+        for metric in metrics
+    }
+    drawn = {metric: points for metric, points in panels.items() if points}
+    if not drawn:
+        known = ", ".join(quality)
+        raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
+    write_figure(path, speed_figure(title, "images a second", drawn))

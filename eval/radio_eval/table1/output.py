@@ -1,163 +1,85 @@
 """The table in the terminal, as Markdown, CSV, HTML and JSON."""
 
-import csv
-import io
 import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from radio_eval.report.html import environment
-from radio_eval.report.markdown import escaped, pipe_table
+from radio_eval.report.page import Page
+from radio_eval.report.sections import Section
+from radio_eval.report.table import Cell, Column, Table, escaped
 from radio_eval.table1.cells import write_text
 from radio_eval.table1.columns import IMAGENET, VQA_COLUMNS
 from radio_eval.table1.paper import SETTING, SOURCE, THROUGHPUT
-from radio_eval.table1.table import Row, Table
+from radio_eval.table1.table import Row
+from radio_eval.table1.table import Table as Table1
 
-_MILLION = 1e6
-_WIDEST_NAME = 32  # characters of a model's name on one line of the terminal
-_PADDING = 2  # blanks at a column of the terminal
 NAME = "table1"
 """Of the files, before their ends."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A cell as it is read.
-
-    Attributes:
-        ours: our number; "" for an empty cell.
-        paper: the paper's number beside it, with its mark; "" where it has none, or the cell is
-            empty.
-        best: ours is the highest of the column.
-    """
-
-    ours: str
-    paper: str = ""
-    best: bool = False
-
-
-def headings(table: Table) -> list[str]:
-    """The heading of every column after the model's."""
-    return ["Params (M)", "Resolution", "Throughput", *(c.title for c in table.columns)]
-
-
-def groups(table: Table) -> list[tuple[str, int]]:
-    """Headings over the columns: (title, columns that it spans), the first three without."""
-    found = groupby(column.group for column in table.columns)
+def shown(table: Table1) -> Table:
+    """Our numbers, the best of a column bold, with the paper's below them."""
     names = {IMAGENET: "Classification"} if table.kind == "toy" else {}
-    return [("", 3), *((names.get(title, title), len(list(same))) for title, same in found)]
+    columns = [
+        *map(Column, ("model", "Params (M)", "Resolution", "Throughput")),
+        *(Column(c.title, names.get(c.group, c.group)) for c in table.columns),
+    ]
+    rows = [[*_facts(row), *_scores(table, row)] for row in table.rows]
+    return Table(title=table.title(), columns=columns, rows=rows)
 
 
-def shown(table: Table, row: Row) -> list[Shown]:
-    """A row's cells, in the order of `headings`."""
-    cells = list(_facts(row))
-    for column in table.columns:
-        value = row.value(column.name)
-        if value is None:
-            cells.append(Shown(ours=""))
-            continue
-        paper = row.paper_value(column.name)
-        text = "" if paper is None else f"{paper:.2f}{row.mark(column.name)}"
-        best = value == table.best(column.name)
-        cells.append(Shown(ours=f"{value:.2f}", paper=text, best=best))
-    return cells
-
-
-def _facts(row: Row) -> Iterator[Shown]:
+def _facts(row: Row) -> Iterator[Cell]:
+    """Name, parameters, resolution and throughput."""
     subject, paper = row.subject, row.paper
+    yield Cell(row.source, f"{paper.name}{row.mark('name')}" if paper else "")
     if subject is None or subject.parameters is None:
-        yield Shown(ours="")
+        yield Cell()
     else:
-        millions = subject.parameters / _MILLION
+        millions = subject.parameters / 1e6
         text = f"{millions:,.0f}" if millions >= 10 else f"{millions:.2f}"
-        yield Shown(ours=text, paper=f"{paper.parameters_m:,.0f}" if paper else "")
-    if subject is None:
-        yield Shown(ours="")
-    else:
-        yield Shown(ours=str(subject.resolution), paper=str(paper.resolution) if paper else "")
+        yield Cell(text, f"{paper.parameters_m:,.0f}" if paper else "")
+    size = "" if subject is None else str(subject.resolution)
+    yield Cell(size, str(paper.resolution) if paper and size else "")
     speed = row.value(THROUGHPUT)
     if speed is None:
-        yield Shown(ours="")
+        yield Cell()
     else:
         text = f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}"
-        beside = f"{paper.throughput:.0f}{row.mark(THROUGHPUT)}" if paper else ""
-        yield Shown(ours=text, paper=beside)
+        yield Cell(text, f"{paper.throughput:.0f}{row.mark(THROUGHPUT)}" if paper else "")
 
 
-def label(row: Row) -> Shown:
-    """A row's first cell: the model's name, and the paper's for it."""
-    return Shown(ours=row.source, paper=f"{row.paper.name}{row.mark('name')}" if row.paper else "")
+def _scores(table: Table1, row: Row) -> Iterator[Cell]:
+    for column in table.columns:
+        value, paper = row.value(column.name), row.paper_value(column.name)
+        if value is None:
+            yield Cell()
+            continue
+        note = "" if paper is None else f"{paper:.2f}{row.mark(column.name)}"
+        yield Cell(f"{value:.2f}", note, "best" if value == table.best(column.name) else "")
 
 
-def terminal_tables(table: Table, width: int) -> list[RichTable]:
-    """For the terminal; the paper's numbers are dim and below ours.
-
-    Args:
-        table: the table.
-        width: of the terminal in characters. What does not fit goes into further tables below.
-    """
-    names = [_rich(label(row)) for row in table.rows]
-    cells = [[_rich(cell) for cell in shown(table, row)] for row in table.rows]
-    columns = [
-        (heading, [row[place] for row in cells]) for place, heading in enumerate(headings(table))
-    ]
-    first = min(max(_width(name) for name in names), _WIDEST_NAME)
-    blocks: list[list[tuple[str, list[Text]]]] = []
-    room = 0
-    for heading, column in columns:
-        needed = _PADDING + max(len(heading), *(_width(cell) for cell in column))
-        if not blocks or needed > room:
-            blocks.append([])
-            room = width - first - 2 * _PADDING
-        blocks[-1].append((heading, column))
-        room -= needed
-    made = []
-    for number, block in enumerate(blocks):
-        title = Text(table.title()) if number == 0 else None
-        made.append(RichTable(title=title, box=box.SIMPLE_HEAD, padding=(0, 1)))
-        made[-1].add_column("model", overflow="fold", min_width=first, max_width=first)
-        for heading, _ in block:
-            made[-1].add_column(Text(heading), justify="right", no_wrap=True)
-        for name, *row in zip(names, *(column for _, column in block), strict=True):
-            made[-1].add_row(name, *row)
-    return made
-
-
-def _width(text: Text) -> int:
-    """Characters of the longest line."""
-    return max((len(line) for line in text.plain.split("\n")), default=0)
-
-
-def _rich(cell: Shown) -> Text:
-    text = Text(cell.ours, style="bold" if cell.best else "")
-    return text.append(f"\n{cell.paper}", style="dim") if cell.paper else text
-
-
-def markdown(table: Table) -> str:
-    """For a README: the best of a column bold, the paper's numbers as subscripts."""
-    rows = [["model", *headings(table)]]
+def numbers(table: Table1) -> Table:
+    """A row a model, for programs: our numbers, then the paper's; empty where there is none."""
+    names = [column.name for column in table.columns]
+    ours = ["params_m", "resolution", THROUGHPUT, *names]
+    head = ["model", *ours, "paper_model", *(f"paper_{name}" for name in ours)]
+    rows = []
     for row in table.rows:
-        rows.append([_markdown(cell) for cell in (label(row), *shown(table, row))])
-    lines = [f"# {table.title()}", "", *pipe_table(rows, numbers=True)]
-    for remark in explanations(table):
-        lines += ["", escaped(remark)]
-    return "\n".join(lines) + "\n"
+        subject, paper = row.subject, row.paper
+        millions = None if subject is None or not subject.parameters else subject.parameters / 1e6
+        size = None if subject is None else subject.resolution
+        values: list[str | float | None] = [row.source, millions, size]
+        values += [row.value(name) for name in (THROUGHPUT, *names)]
+        if paper is None:
+            values += [None, None, None]
+        else:
+            values += [paper.name, paper.parameters_m, paper.resolution]
+        values += [row.paper_value(name) for name in (THROUGHPUT, *names)]
+        rows.append([Cell(value=value) for value in values])
+    return Table(columns=[Column(title) for title in head], rows=rows)
 
 
-def _markdown(cell: Shown) -> str:
-    ours = escaped(cell.ours)
-    text = f"**{ours}**" if cell.best else ours
-    return f"{text} <sub>{escaped(cell.paper)}</sub>" if cell.paper else text
-
-
-def explanations(table: Table) -> list[str]:
+def explanations(table: Table1) -> list[str]:
     """What the numbers are, and the remarks on them, a sentence or more each."""
     options = table.metadata.get("options", {})
     machine = table.metadata.get("machine", {})
@@ -180,67 +102,27 @@ def explanations(table: Table) -> list[str]:
     return found + table.remarks()
 
 
-def csv_text(table: Table) -> str:
-    """A line a model: our numbers, then the paper's; empty where there is none."""
-    names = [column.name for column in table.columns]
-    ours = ["params_m", "resolution", "throughput", *names]
-    head = ["model", *ours, "paper_model", *(f"paper_{name}" for name in ours)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for row in table.rows:
-        writer.writerow([_csv(value) for value in _numbers(row, names)])
-    return text.getvalue()
+def markdown(table: Table1) -> str:
+    """For a README: the paper's numbers as subscripts."""
+    texts = [f"# {table.title()}", shown(table).markdown(), *map(escaped, explanations(table))]
+    return "\n\n".join(texts) + "\n"
 
 
-def _numbers(row: Row, names: Sequence[str]) -> list[object]:
-    subject, paper = row.subject, row.paper
-    millions = None if subject is None or subject.parameters is None else subject.parameters / 1e6
-    size = None if subject is None else subject.resolution
-    first = [row.source, millions, size, row.value(THROUGHPUT), *(row.value(n) for n in names)]
-    facts = [paper and paper.name, paper and paper.parameters_m, paper and paper.resolution]
-    return [*first, *facts, row.paper_value(THROUGHPUT), *(row.paper_value(n) for n in names)]
-
-
-def _csv(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-def html(table: Table) -> str:
-    """A page without any outside resource; all texts are escaped.
-
-    Raises:
-        ImportError: jinja2 is missing; the message names the extra.
-    """
-    page: str = (
-        environment()
-        .get_template("table1.html.j2")
-        .render(
-            title=table.title(),
-            groups=groups(table),
-            headings=headings(table),
-            rows=[(label(row), shown(table, row)) for row in table.rows],
-            explanations=explanations(table),
-            pieces=_pieces,
-            data=table.to_json(),
-        )
+def page(table: Table1) -> Page:
+    """The table as a page."""
+    return Page(
+        title=table.title(),
+        sections=[Section(title="", tables=[shown(table)], notes=explanations(table))],
+        folded={"Every result with its protocol, options, versions and times": table.to_json()},
     )
-    return page
 
 
-def _pieces(name: str) -> list[str]:
-    """A model's name, cut where a line may end."""
-    return re.split(r"(?<=[:/_.-])", name)
-
-
-def write_table(table: Table, out: Path) -> list[Path]:
+def write_table(table: Table1, out: Path) -> list[Path]:
     """Write OUT/table1.md, .csv, .html and .json, each whole or not at all."""
     content = {
         "md": markdown(table),
-        "csv": csv_text(table),
-        "html": html(table),
+        "csv": numbers(table).csv(),
+        "html": page(table).html(),
         "json": json.dumps(table.to_json(), indent=2) + "\n",
     }
     paths = []

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from radio_eval.report.results import installed_versions
+from radio_eval.runner import installed_versions
 from radio_eval.table1.cells import Cell, plain
 from radio_eval.table1.columns import Column
 from radio_eval.table1.models import Subject

@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 
-from radio_core.cli import UsageError
 from radio_core.open import open_model
 from radio_eval.cli import evaluate
 from radio_eval.report.classification import choose_rows, knn_sections
-from radio_eval.report.sections import (
-    ConfusedPairs,
-    NeighbourSheet,
-    Questions,
-    Section,
-)
+from radio_eval.report.sections import Section
 from radio_eval.report.vqa import judge, vqa_sections
 from radio_eval.results import StoredRows
 from radio_eval.runner import Context, run_task
@@ -52,21 +46,23 @@ def test_knn_shows_the_neighbours_that_voted(
         [sheet, pairs] = knn_sections(train_data, val_data, train, val, found, t)
         shown.extend((sheet, pairs))
         hits = found.predicted == val.labels
-        assert isinstance(sheet, NeighbourSheet)
         rows = choose_rows(hits, 8)
-        assert [query.name for query in sheet.queries] == [val.name(row) for row in rows]
-        assert [query.right for query in sheet.queries] == hits[rows].tolist()
-        for row, query in zip(rows, sheet.queries, strict=True):
-            nearest = [train.name(near) for near in found.rows[row].tolist()]
-            assert [near.name for near in query.neighbours] == nearest
-            similarities = [near.similarity for near in query.neighbours]
-            assert similarities == found.similarities[row].tolist()
-            assert query.vote[0].name == query.predicted
-            assert query.picture is not None
-            assert all(near.picture is not None for near in query.neighbours)
-            assert all(near.right == (near.class_name == query.truth) for near in query.neighbours)
-        assert isinstance(pairs, ConfusedPairs)
-        assert sum(pair.count for pair in pairs.pairs) == int((~hits).sum())
+        assert [card.lead and card.lead.name for card in sheet.cards] == list(map(val.name, rows))
+        assert [card.lines[0].right for card in sheet.cards] == hits[rows].tolist()
+        for row, card in zip(rows, sheet.cards, strict=True):
+            assert card.lead is not None
+            assert card.lead.pixels is not None
+            nearest = found.rows[row].tolist()
+            assert [near.name for near in card.pictures] == list(map(train.name, nearest))
+            numbers = [f"{number:.2f}" for number in found.similarities[row].tolist()]
+            assert [near.caption.split()[0] for near in card.pictures] == numbers
+            said = card.title if hits[row] else card.lines[0].text.removeprefix("taken for ")
+            assert card.lines[1].text == said
+            assert all(near.pixels is not None for near in card.pictures)
+            right = (train.labels[nearest] == val.labels[row]).tolist()
+            assert [near.right for near in card.pictures] == right
+        wrong = {*zip(val.labels[~hits].tolist(), found.predicted[~hits].tolist(), strict=True)}
+        assert len(pairs.cards) == min(12, len(wrong))
         return shown
 
     monkeypatch.setattr(knn, "knn_sections", observe)
@@ -89,7 +85,7 @@ def test_the_knn_report_is_whole(toy: Path, tmp_path: Path, run: Any) -> None:
 def test_without_a_report_no_picture_is_made(
     toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(knn, "knn_sections", fail)
@@ -105,10 +101,10 @@ def test_a_folder_in_the_place_of_the_report_is_refused_before_the_run(
     toy: Path, tmp_path: Path
 ) -> None:
     command = ["knn", "--model", "random:tiny", "--data", str(toy / "classification")]
-    with pytest.raises(UsageError, match=r"is a folder; name an HTML file"):
+    with pytest.raises(ValueError, match=r"is a folder; name an HTML file"):
         evaluate.evaluate([*command, *SMALL, "--report", str(tmp_path)])
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"cannot make its folder: "):
+    with pytest.raises(ValueError, match=r"cannot make its folder: "):
         evaluate.evaluate([*command, *SMALL, "--report", str(tmp_path / "file" / "a.html")])
 
 
@@ -159,11 +155,10 @@ def test_questions_are_judged_as_they_are_scored(task: str, toy: Path, tmp_path:
     mean = 100 * sum(each.score for each in judged) / len(judged)
     assert mean == pytest.approx(score_vqa(data, answers, questions)["accuracy"])
     assert len(judge(data, answers, limit=5)) == 5
-    [asked] = vqa_sections(data, answers, None, "model")
-    assert isinstance(asked, Questions)
-    assert sum(len(scene.questions) for scene in asked.scenes) == min(12, len(questions))
+    [asked] = vqa_sections(data, answers, None)
+    assert sum(len(card.lines) for card in asked.cards) == 2 * min(12, len(questions))
     unlabelled = dataclasses.replace(data, annotations=(), problems=None, splits=None)
-    assert vqa_sections(unlabelled, answers, None, "model") == []
+    assert vqa_sections(unlabelled, answers, None) == []
 
 
 @pytest.mark.slow
