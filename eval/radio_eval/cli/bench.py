@@ -154,13 +154,13 @@ def throughput(options: ThroughputOptions) -> int:
     write_json(options.json, {**about, "rows": [row.as_json() for row in rows]})
     if options.against is not None:
         _warn_of_differences(about, options.against)
-    found = throughput_table(rows) if table is None else _paper_table(table, cases, rows)
-    _show(found)
+    shown = throughput_table(rows) if table is None else _paper_table(table, cases, rows)
+    _show(shown)
     if options.markdown is not None:
         title = _TITLE if table is None else table.title
         remarks = described(**about) + ([] if table is None else [f"Paper: {table.setting}."])
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown_page(title, found, remarks), encoding="utf-8")
+        options.markdown.write_text(markdown_page(title, shown, remarks), encoding="utf-8")
     if options.plot is not None:
         _plot(options.plot, table, cases, rows, quality)
     return 0
