@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from radio_clip.load import load_radio_clip
-from radio_clip.model import RadioClip
-from radio_clip.preprocess import RadioPreprocess, build_preprocess
+from radio_clip.model import RadioClip, RadioPreprocess, build_preprocess, load_radio_clip
 from radio_clip.text import Tokenizer
 from radio_core.models.radio import RadioModel
 from radio_demos.drawing import heat_picture, shown_size, spread

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from radio_clip.load import load_radio_clip
-from radio_clip.model import adaptor_specs
+from radio_clip.model import adaptor_specs, load_radio_clip
 from radio_core.data.toyworld import TEMPLATES
 from radio_demos.handlers import BLOCKS, LONGEST_TEXT, UNSEEN, Late, Recent, on_picture, runs
 from radio_demos.models import CannotServe, Model, Student, name_of, open_student

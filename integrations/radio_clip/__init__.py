@@ -8,9 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from radio_clip.load import load_radio_clip
-    from radio_clip.model import RadioClip, RadioVisual
-    from radio_clip.preprocess import RadioPreprocess
+    from radio_clip.model import RadioClip, RadioPreprocess, RadioVisual, load_radio_clip
     from radio_clip.text import SiglipTokenizer, TextEncoder, Tokenizer
 
 __all__ = [
@@ -23,24 +21,17 @@ __all__ = [
     "load_radio_clip",
 ]
 
-_HOME = {
-    "RadioClip": "radio_clip.model",
-    "RadioPreprocess": "radio_clip.preprocess",
-    "RadioVisual": "radio_clip.model",
-    "SiglipTokenizer": "radio_clip.text",
-    "TextEncoder": "radio_clip.text",
-    "Tokenizer": "radio_clip.text",
-    "load_radio_clip": "radio_clip.load",
-}
+_OF_TEXT = ("SiglipTokenizer", "TextEncoder", "Tokenizer")
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'radio_clip' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
+    home = import_module("radio_clip.text" if name in _OF_TEXT else "radio_clip.model")
+    value: object = getattr(home, name)
     globals()[name] = value  # the next access does not come here
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """The text side of an adaptor: its teacher's own tokenizer and text tower, on token ids."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,20 +109,20 @@ def load_text_encoder(source: str, path: str | Path | None = None) -> TextEncode
         UnknownName, FileNotFoundError, ValueError, ImportError: as `load_text_tower`.
     """
     tower = load_text_tower(source, path)
-    if isinstance(tower, OpenClipText):
-        model = tower.model
-        bias = getattr(model, "logit_bias", None)
-        return TextEncoder(
-            tower,
-            tower.tokenizer,  # type: ignore[arg-type]  # open_clip's and ours have the attribute
-            getattr(model, "vocab_size", None),
-            float(model.logit_scale.exp()),
-            None if bias is None else float(bias),
-        )
-    assert isinstance(tower, Siglip2Text)
-    tokenizer = SiglipTokenizer(tower.tokenizer)
-    scale, bias = _siglip_logits(path or source.partition(":")[2])
-    return TextEncoder(tower, tokenizer, tower.model.config.vocab_size, scale, bias)
+    if isinstance(tower, Siglip2Text):
+        scale, bias = _siglip_logits(path or source.partition(":")[2])
+        tokenizer = SiglipTokenizer(tower.tokenizer)
+        return TextEncoder(tower, tokenizer, tower.model.config.vocab_size, scale, bias)
+    assert isinstance(tower, OpenClipText)
+    model = tower.model
+    bias = getattr(model, "logit_bias", None)
+    return TextEncoder(
+        tower,
+        tower.tokenizer,  # type: ignore[arg-type]  # open_clip's and ours have the attribute
+        getattr(model, "vocab_size", None),
+        float(model.logit_scale.exp()),
+        None if bias is None else float(bias),
+    )
 
 
 def _siglip_logits(place: str | Path) -> tuple[float, float | None]:
@@ -130,37 +131,26 @@ def _siglip_logits(place: str | Path) -> tuple[float, float | None]:
     Args:
         place: a directory, or a hub id whose files are in the cache.
     """
+    from safetensors import safe_open
+
     folder = Path(place)
     if not folder.exists():
         hub = require("huggingface_hub", extra="hf")
-        folder = Path(
-            hub.snapshot_download(
-                str(place), local_files_only=True, allow_patterns=["*.safetensors"]
-            )
-        )
-    found = _scalars(folder, ("logit_scale", "logit_bias"))
+        options = {"local_files_only": True, "allow_patterns": ["*.safetensors"]}
+        folder = Path(hub.snapshot_download(str(place), **options))
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in {"logit_scale", "logit_bias"} & set(file.keys()):
+                value: Tensor = file.get_tensor(name).float()
+                if value.numel() != 1 or not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"{path}: {name} must be one finite number")
+                found[name] = float(value)
     if "logit_scale" in found:
-        return float(found["logit_scale"].exp()), (
-            float(found["logit_bias"]) if "logit_bias" in found else None
-        )
+        return math.exp(found["logit_scale"]), found.get("logit_bias")
     warnings.warn(
         f"{place} holds no logit_scale: open_clip's initial one is used. Probabilities depend on "
         "it, the order of the classes does not",
         stacklevel=4,
     )
     return OPEN_CLIP_SCALE, None
-
-
-def _scalars(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """Those of the named tensors of one number that the safetensors files of a folder hold."""
-    from safetensors import safe_open
-
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in set(names) & set(file.keys()):
-                value: Tensor = file.get_tensor(name).float()
-                if value.numel() != 1 or not bool(torch.isfinite(value).all()):
-                    raise ValueError(f"{path}: {name} must be one finite number")
-                found[name] = value
-    return found

@@ -223,7 +223,7 @@ class Coordinates:
     def __len__(self) -> int:
         return 50
 
-    def load(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         ramp = np.linspace(0, 255, 200).astype(np.uint8)
         x, y = np.meshgrid(ramp, ramp)
         return Image.fromarray(np.stack([x, y, 0 * x], axis=2))

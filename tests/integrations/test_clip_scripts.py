@@ -45,7 +45,7 @@ class HeldOutScenes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def load(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         return self.images[index]
 
 
