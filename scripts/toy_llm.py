@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from scripts.toy_teachers.common import Progress, adamw
+from scripts.toy_teachers import train
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -160,13 +160,15 @@ def main() -> None:
         LlamaForCausalLM.from_pretrained(options.init) if options.init else build(len(tokenizer))
     )
     model.float()
-    optimizer = adamw(model, _LEARNING_RATE)
-    progress = Progress(optimizer, _LEARNING_RATE, options.steps)
     samples = [encode(turns, tokenizer) for turns in read]
     data = batches(samples, options.batch_size, options.steps, seed=0)
-    for _, (ids, mask, labels) in zip(progress, data, strict=True):
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        progress.update(loss, {"loss": loss.item()})
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor], done: float) -> tuple[Tensor, dict[str, float]]:
+        ids, mask, labels = batch
+        total = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        return total, {"loss": total.item()}
+
+    train(model, data, loss, _LEARNING_RATE, options.steps)
     model.half().save_pretrained(options.out)
 
 
