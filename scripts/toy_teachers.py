@@ -104,7 +104,9 @@ def write_scenes(out: Path, count: int) -> None:
 
 
 def _render(first: int) -> dict[str, NDArray[Any]]:
-    arrays = {name: np.full((_CHUNK, *s), -1).astype(kind) for name, (kind, s) in _ARRAYS.items()}
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.full((_CHUNK, *shape), -1).astype(kind) for name, (kind, shape) in _ARRAYS.items()
+    }
     colours = list(COLOURS)
     for row in range(_CHUNK):
         scene = render_scene(0, first + row)
