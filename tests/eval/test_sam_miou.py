@@ -18,7 +18,6 @@ from radio_core.data.toyworld.export import export
 from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
-from radio_eval.baselines import filled_box_miou
 from radio_eval.coco.ap import Detection
 from radio_eval.coco.instances import CocoInstances
 from radio_eval.contract import TaskResult, run_evaluator
@@ -27,6 +26,7 @@ from radio_eval.models import load_sam_model
 from radio_eval.sam.miou import SamEvaluator, SamParameters
 from radio_eval.sam.results import AnnotationResult, ResultFolder
 from radio_eval.sam.scores import box_mask, mask_iou
+from radio_eval.scores.baselines import filled_box_miou
 
 
 def evaluate(evaluator: SamEvaluator, sam: Sam) -> TaskResult:
