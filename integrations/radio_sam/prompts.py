@@ -191,6 +191,30 @@ def predict_best_masks(
     return torch.cat(masks), torch.cat(scores)
 
 
+def segment_boxes(
+    sam: "Sam",
+    encoded: EncodedImage,
+    boxes: Sequence[tuple[float, float, float, float]],
+    prompts_per_batch: int = 32,
+) -> Iterator[tuple[NDArray[np.bool_], float]]:
+    """Segment one encoded image at every box.
+
+    Args:
+        sam: the model that encoded it.
+        encoded: the image.
+        boxes: x0, y0, x1, y1 in pixels of the original image.
+        prompts_per_batch: boxes decoded at once; as many masks are in memory.
+
+    Yields:
+        For each box the best of three masks [height, width] at the original size, and its
+        predicted IoU.
+    """
+    for start in range(0, len(boxes), prompts_per_batch):
+        chunk = torch.tensor(boxes[start : start + prompts_per_batch], dtype=torch.float32)
+        masks, ious = predict_best_masks(sam, encoded, Prompts(boxes=chunk), prompts_per_batch)
+        yield from zip(masks.numpy(), ious.tolist(), strict=True)
+
+
 def _resized(sam: "Sam", image: NDArray[np.uint8]) -> Tensor:
     """The image as SAM's preprocessing takes it: uint8 [3, h, w], resized but not padded."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:

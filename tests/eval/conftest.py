@@ -1,12 +1,13 @@
 """What the tests of evaluators share."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,61 +17,39 @@ from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_core.vision import ModelSpec, Output
 
 
-class MeanColour(Teacher):
-    """Its summary is the mean colour, weighted; it counts images, and can be made to stop."""
+class PatchColours(Teacher):
+    """Its features are the mean colours of patches of 8 pixels, times a weight, or as given."""
 
     def __init__(
-        self, weights: tuple[float, float, float] = (1, 1, 1), *, summary: bool = True
+        self,
+        features: Callable[[Tensor], Tensor] = lambda images: F.avg_pool2d(images, 8),
+        *,
+        square: bool = False,
+        factor: float = 1.0,
     ) -> None:
         super().__init__(
             ModelSpec(
-                name="mean colour",
-                input_size=16,
+                name="patch colours",
+                input_size=32,
                 patch_size=8,
-                summary_dim=3 if summary else None,
+                summary_dim=None,
                 feature_dim=3,
-                flexible=True,
-                square=False,
-                text=True,
+                flexible=not square,
+                square=square,
             )
         )
-        self.weights = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float32))
-        self.seen, self.most, self.asked = 0, 10**9, list[str]()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+        self.features = features
         self.freeze()
 
     def extract(self, images: Tensor) -> Output:
-        if self.seen + len(images) > self.most:
-            raise KeyboardInterrupt
-        self.seen += len(images)
-        summary = images.mean(dim=(2, 3)) * self.weights
-        features = torch.nn.functional.avg_pool2d(images, 8)
-        return Output(summary if self.spec.summary_dim else None, features)
-
-    def image_text(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        summary = self(images, size).summary
-        assert summary is not None
-        return summary
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Colour words become their axis, with lengths that must not matter."""
-        self.asked += texts
-        names = ("red", "green", "blue")
-        axes = [torch.tensor([float(name in text) for name in names]) for text in texts]
-        return torch.stack([(1 + len(t)) * axis for t, axis in zip(texts, axes, strict=True)])
+        return Output(None, self.features(images) * self.factor)
 
 
 @pytest.fixture(scope="session")
-def mean_colour() -> type[MeanColour]:
-    """A model whose answers are known."""
-    return MeanColour
-
-
-@pytest.fixture(scope="session")
-def toy_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """14 train and 9 validation scenes of the toy world in class folders."""
-    out = tmp_path_factory.mktemp("classes")
-    export(out, 14, 9, parts=("classification",))
-    return out / "classification"
+def patch_colours() -> type[PatchColours]:
+    """A model of colours, for images of any size or of 32 pixels."""
+    return PatchColours
 
 
 class CocoFiles:

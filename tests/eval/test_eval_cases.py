@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from radio_eval.sam.scores import AnnotationScore, best_mask, mask_iou, summarise
-from radio_eval.scores.knn import knn_votes
-from radio_eval.scores.zero_shot import zero_shot_classifier, zero_shot_logits
-from radio_eval.segmentation.metrics import ConfusionMatrix
+from radio_eval.knn import KnnParameters, knn_votes
+from radio_eval.scores.masks import mask_iou, mean_iou
+from radio_eval.scores.segmentation import ConfusionMatrix
+from radio_eval.zero_shot import zero_shot_classifier, zero_shot_logits
+from radio_sam.prompts import PredictedMasks, best_masks
 
 
 def cases(shared: Path, name: str) -> list[dict[str, Any]]:
@@ -23,15 +24,18 @@ def cases(shared: Path, name: str) -> list[dict[str, Any]]:
 def test_knn(shared: Path, chunks: tuple[int, int]) -> None:
     for case in cases(shared, "knn"):
         given, expected = case["input"], case["expected"]
+        parameters = KnnParameters(
+            k=given["k"],
+            temperature=given["temperature"],
+            query_chunk=chunks[0],
+            train_chunk=chunks[1],
+        )
         votes = knn_votes(
             torch.tensor(given["train_features"]),
             torch.tensor(given["train_labels"]),
             torch.tensor(given["val_features"]),
             num_classes=given["num_classes"],
-            k=given["k"],
-            temperature=given["temperature"],
-            query_chunk=chunks[0],
-            train_chunk=chunks[1],
+            parameters=parameters,
         )
         assert votes.argmax(dim=1).tolist() == expected["radio_pred"], case["name"]
         np.testing.assert_allclose(votes, expected["dinov2_probas"], atol=1e-4)
@@ -77,7 +81,7 @@ def test_sam_scores(shared: Path) -> None:
             iou = mask_iou(np.array(given["pred"]), np.array(given["gt"]))
             assert iou == pytest.approx(expected["paper_version"], abs=1e-9), name
         elif "results" in given:
-            summary = summarise([AnnotationScore(**row) for row in given["results"]])
+            summary = mean_iou([(row["area"], row["iou"]) for row in given["results"]])
             if isinstance(expected, dict):
                 assert {n: summary[n] for n in expected["paper_version"]} == pytest.approx(
                     expected["paper_version"]
@@ -87,7 +91,10 @@ def test_sam_scores(shared: Path) -> None:
                 assert summary["large"] is None
                 assert summary["all"] == given["results"][0]["iou"]
         elif "predicted_iou" in given:
-            assert best_mask(given["predicted_iou"]) == expected["selected_index"]
+            ious = torch.tensor([given["predicted_iou"]])
+            masks = torch.eye(ious.shape[1], dtype=torch.bool)[None, :, None]  # [1, M, 1, M]
+            best = best_masks(PredictedMasks(masks, ious, torch.zeros(0)))
+            assert best.flatten().nonzero().item() == expected["selected_index"]
         else:
             empty = np.zeros((4, 4), dtype=bool)
             assert mask_iou(empty, empty) == expected["current_version"]

@@ -13,7 +13,7 @@ pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 from radio_core.cli import UsageError
 from radio_core.cli import main as radio
 from radio_eval.cli.score import main
-from radio_eval.coco.masks import encode_mask
+from radio_sam.objects import encode_mask
 
 
 def cases(shared: Path, name: str) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from radio_core.cli import UsageError, parse
-from radio_eval.cli.score_masks import CocoSegmOptions, MaskScoreOptions, SamMiouOptions
-from radio_eval.cli.score_seg import SegMiouOptions
+from radio_eval.cli.score_dense import CocoSegmOptions, SamMiouOptions, SegMiouOptions
 from radio_eval.cli.score_vqa import VQA_SCORES, VqaScoreOptions
 
-TASKS: dict[str, Callable[..., MaskScoreOptions | SegMiouOptions | VqaScoreOptions]] = {
+TASKS: dict[
+    str, Callable[..., SamMiouOptions | CocoSegmOptions | SegMiouOptions | VqaScoreOptions]
+] = {
     "sam-miou": SamMiouOptions,
     "coco-segm": CocoSegmOptions,
     "seg-miou": SegMiouOptions,

@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from radio_eval.linear_seg.transforms import (
-    Augmentation,
-    augment,
-    choose_crop,
-    distort,
-    resize_image,
-    resize_label,
-)
+from radio_eval.mmseg.protocol import Augmentation
+from radio_eval.mmseg.transforms import augment, choose_crop, distort, resize_image, resize_label
 
 PLAIN = Augmentation(resize_ratio=(1.0, 1.0), distortion_probability=0.0, flip_probability=0.0)
 

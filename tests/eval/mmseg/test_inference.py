@@ -1,15 +1,18 @@
 """Resizing and sliding windows of the linear probe against mmcv's and mmseg's own."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from radio_eval.linear_seg.slide import slide_logits, window_positions
-from radio_eval.linear_seg.transforms import rescaled_size
+from radio_eval.mmseg import inference
+from radio_eval.mmseg.inference import Backbone, predict_labels, slide_logits, window_positions
+from radio_eval.mmseg.transforms import rescaled_size
 
 
 def cases(shared: Path, name: str) -> list[dict[str, Any]]:
@@ -65,3 +68,28 @@ def test_slide(shared: Path, windows_per_call: int) -> None:
             expected["mean_of_window_index_map"], abs=1e-4
         )
         assert float(logits[0, height // 2, width // 2]) == expected["value_at_centre"]
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_windows_between_patches_are_padded_or_resized(
+    patch_colours: Callable[..., Any], square: bool
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def features(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return F.avg_pool2d(images, 8)
+
+    backbone = Backbone(patch_colours(features, square=square))
+    logits = backbone.logits(torch.nn.Identity(), torch.ones(2, 3, 20, 30))
+    assert seen == [(2, 3, 32, 32) if square else (2, 3, 24, 32)]
+    assert logits.shape == (2, 3, 20, 30)
+    torch.testing.assert_close(logits[:, :, :12, :20], torch.ones(2, 3, 12, 20))
+
+
+def test_argmax_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 5, 6, generator=torch.Generator().manual_seed(0))
+    logits[4] = logits[1]  # of equals, the first counts
+    resized = F.interpolate(logits[None], size=(20, 30), mode="bilinear", align_corners=False)[0]
+    monkeypatch.setattr(inference, "_FLOATS_AT_ONCE", 3 * 20 * 30)
+    assert torch.equal(predict_labels(logits, (20, 30)), resized.argmax(dim=0))

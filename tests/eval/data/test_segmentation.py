@@ -10,11 +10,7 @@ from PIL import Image
 
 from radio_core.data.folder import FolderError
 from radio_core.data.images import UnreadableImage
-from radio_eval.segmentation.data import (
-    VOC_CLASSES,
-    SegmentationImages,
-    read_segmentation,
-)
+from radio_eval.data.segmentation import VOC_CLASSES, SegmentationImages, read_segmentation
 
 
 def save(path: Path, values: list[list[int]], palette: bool = False) -> None:
@@ -144,14 +140,6 @@ def test_photos_are_not_turned_for_their_label_maps_are_not(tmp_path: Path) -> N
     Image.new("RGB", (3, 2)).save(root / "images/training/a.jpg", exif=exif)
     image, _ = read_segmentation(root, "train").read(0)
     assert image.size == (3, 2)
-
-
-def test_kept_pairs_are_read_once(tmp_path: Path) -> None:
-    root = ade(tmp_path, [[0, 1, 2], [0, 2, 1]])
-    data = read_segmentation(root, "train").keep()
-    first = data.read(0)
-    (root / "images/training/a.jpg").unlink()
-    assert data.read(0)[0] is first[0]
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from PIL import Image
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 
 from radio_core.data.folder import FolderError
-from radio_eval.coco.annotations import CocoAnnotations
-from radio_eval.coco.ap import read_detections
-from radio_eval.coco.instances import CocoInstances
-from radio_eval.coco.masks import BrokenMask, decode_mask, encode_mask, read_segmentation
+from radio_eval.data.coco import CocoAnnotations, CocoInstances, read_detections
+from radio_eval.data.coco_masks import BrokenMask, decode_mask, read_mask
+from radio_sam.objects import encode_mask
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.1, 0.5, 1.0])
@@ -23,18 +22,18 @@ def test_masks_survive_both_kinds_of_run_lengths(density: float) -> None:
     for _ in range(20):
         height, width = (int(side) for side in generator.integers(1, 200, 2))
         mask = generator.random((height, width)) < density
-        rle = read_segmentation(encode_mask(mask), height, width)
+        rle = read_mask(encode_mask(mask), height, width)
         assert np.array_equal(decode_mask(rle), mask)
         column = mask.flatten(order="F").astype(int)
         changes = np.flatnonzero(np.diff(column, prepend=0))
         lengths = np.diff([0, *changes, column.size]).tolist()
         plain = {"size": [height, width], "counts": lengths}
-        assert read_segmentation(plain, height, width) == rle
+        assert read_mask(plain, height, width) == rle
 
 
 def test_polygons_are_united() -> None:
     square, other = [1, 1, 4, 1, 4, 4, 1, 4], [5, 5, 7, 5, 7, 7, 5, 7]
-    both = decode_mask(read_segmentation([square, other, [1, 2, 3, 4]], 8, 9))
+    both = decode_mask(read_mask([square, other, [1, 2, 3, 4]], 8, 9))
     assert both.shape == (8, 9)
     assert both.sum() == 9 + 4
     assert both[1:4, 1:4].all()
@@ -70,7 +69,7 @@ BROKEN: dict[str, tuple[object, str]] = {
 def test_broken_masks_say_why(name: str) -> None:
     segmentation, message = BROKEN[name]
     with pytest.raises(BrokenMask, match=message):
-        read_segmentation(segmentation, 4, 4)
+        read_mask(segmentation, 4, 4)
 
 
 def test_broken_annotations_are_counted_and_left_out(coco_files: Any) -> None:
@@ -177,9 +176,9 @@ def test_unusable_detections_are_counted(coco_files: Any, tmp_path: Path) -> Non
     path = tmp_path / "detections.json"
     path.write_text(json.dumps(rows))
     detections, skipped = read_detections(path, coco)
-    assert [(d.place, d.image_id, d.box) for d in detections] == [
-        (0, 1, (1, 2, 4, 6)),
-        (7, 3, (9, 9, 9, 9)),
+    assert [(d.image_id, d.box) for d in detections] == [
+        (1, (1, 2, 4, 6)),
+        (3, (9, 9, 9, 9)),
     ]
     assert list(skipped.reasons) == ["1", "2", "3", "4", "5", "6"]
     assert skipped.reasons["1"] == "unknown image: 77"

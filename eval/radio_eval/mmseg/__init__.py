@@ -1,0 +1,1 @@
+"""The linear probe as mmseg trains and scores it."""
