@@ -19,8 +19,8 @@ from radio_core.cli import main as radio
 from radio_core.models import RadioModel
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.registry import BUNDLED
-from radio_eval.baselines import filled_box_miou
 from radio_eval.coco.instances import CocoInstances
+from radio_eval.scores.baselines import filled_box_miou
 
 _PROBE = ["--protocol", "toy", "--iterations", "2000", "--label-stride", "2"]
 _PROBE += ["--learning-rate", "1e-3", "--warmup-iterations", "50"]

@@ -6,12 +6,11 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -25,8 +24,13 @@ from radio_core.open import open_model
 from radio_core.processes import Processes
 from radio_core.progress import Progress
 from radio_core.vision import VisionModel
-from radio_eval.classification.blocks import Block, ClassificationSet, LabelledItem
-from radio_eval.classification.layouts import Layout, read_splits
+from radio_eval.data.classification import (
+    Block,
+    ClassificationSet,
+    LabelledItem,
+    Layout,
+    read_splits,
+)
 from radio_eval.data.preprocess import How, Preprocess
 from radio_eval.results import Blocks, Json, Skipped, StoredRows
 from radio_eval.runner import Context, Task
@@ -165,13 +169,18 @@ class SummaryTask(Task):
             dtype = getattr(torch, self.cache_dtype)
             store = Blocks(folder, identity or {}, len(blocks), dtype)
             share = processes.share(processes.broadcast(store.missing()))
+            tick = _ticks(
+                context.progress,
+                f"{self.name} {split} images",
+                [blocks[number].count for number in share],
+            )
+            read, encode = partial(_read, preprocess), partial(_encode, model, represent, self.amp)
             with ThreadPoolExecutor(self.threads) as pool:
-                counts = [blocks[number].count for number in share]
-                ticks = _Ticks(context.progress, f"{self.name} {split} images", counts)
-                encode = _Encoder(model, represent, preprocess, self, pool, ticks)
                 for number in share:
-                    store.write(number, *encode(blocks[number]))
-                    ticks.end_of_block()
+                    found = _run_block(blocks[number], read, encode, self.batch_size, pool, tick)
+                    _check_finite(found, model.spec.name, self.amp)
+                    store.write(number, *found)
+                    tick(of_block=True)
             processes.gather(None, patient=True)
             stored = store.read()
             context.skipped[f"{split} images"] = Skipped(stored.skipped)
@@ -200,103 +209,72 @@ class SummaryTask(Task):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Ticks:
+def _ticks(progress: Progress, what: str, counts: Sequence[int | None]) -> Callable[..., None]:
     """Progress in images, or in blocks where the number of images is not known."""
+    known = [count for count in counts if count is not None]
+    in_blocks, done = len(known) < len(counts), 0
+    total = len(counts) if in_blocks else sum(known)
 
-    def __init__(self, progress: Progress, what: str, counts: list[int | None]) -> None:
-        known = [count for count in counts if count is not None]
-        self._in_images = len(known) == len(counts)
-        self._total = sum(known) if self._in_images else len(counts)
-        self._progress, self._what, self._done = progress, what, 0
+    def tick(*, of_block: bool) -> None:
+        nonlocal done
+        if of_block == in_blocks:
+            done += 1
+            progress(what, done, total)
 
-    def image(self) -> None:
-        if self._in_images:
-            self._add()
-
-    def end_of_block(self) -> None:
-        if not self._in_images:
-            self._add()
-
-    def _add(self) -> None:
-        self._done += 1
-        self._progress(self._what, self._done, self._total)
+    return tick
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """Runs a model over blocks, batching images of equal shape."""
-
-    model: VisionModel
-    represent: Represent
-    preprocess: Preprocess
-    how: SummaryTask
-    pool: ThreadPoolExecutor
-    ticks: _Ticks
-
-    def __call__(self, block: Block) -> tuple[Tensor, Tensor, list[str], dict[str, str]]:
-        """Unit-length features [n, D], labels [n], names; name -> reason of what is left out."""
-        results: dict[int, Tensor] = {}
-        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-        items: list[LabelledItem] = []
-        skipped: dict[str, str] = {}
-        batch_size = self.how.batch_size
-
-        def flush(batch: list[tuple[int, Tensor]]) -> None:
-            encoded = self._encode(torch.stack([image for _, image in batch]))
-            results.update(zip((number for number, _ in batch), encoded, strict=True))
-            batch.clear()
-
-        try:
-            for item, image in _ahead(self._read, block, self.pool, 2 * batch_size):
-                self.ticks.image()
-                if isinstance(image, UnreadableImage):
-                    skipped[item.name] = image.reason
-                    continue
-                batch = waiting.setdefault(tuple(image.shape), [])
-                batch.append((len(items), image))
-                items.append(item)
-                if len(batch) == batch_size:
-                    flush(batch)
-                elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
-                    flush(max(waiting.values(), key=len))
-        except UnreadableImage as error:  # the rest of a tar shard
-            skipped[str(error.path)] = error.reason
-        for batch in waiting.values():
-            if batch:
-                flush(batch)
-        features = [results[number] for number in range(len(items))]
-        for item, row in zip(items, features, strict=True):
-            if not row.isfinite().all():
-                raise ValueError(
-                    f"model {self.model.spec.name!r} gives a summary that is not finite for "
-                    f"{item.name}" + (": try --amp float32" if self.how.amp == "float16" else "")
-                )
-        return (
-            torch.stack(features) if features else torch.zeros(0, 0),
-            torch.tensor([item.label for item in items], dtype=torch.long),
-            [item.name for item in items],
-            skipped,
-        )
-
-    def _read(self, item: LabelledItem) -> Tensor:
-        image = item.read()
-        if max(image.size) > _LONGEST_SHAPE * min(image.size):
-            shape = f"{image.width} x {image.height} pixels"
-            raise UnreadableImage(item.name, f"too large: {shape} get too long when resized")
-        return self.preprocess(image)
-
-    @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [0, 1] -> [B, D] float32 of unit length, on the CPU."""
-        device, amp = self.model.device, self.how.amp
-        with torch.autocast(device.type, getattr(torch, amp), enabled=amp != "float32"):
-            encoded = self.represent(images.to(device, non_blocking=True))
-        return F.normalize(encoded.float(), dim=1).cpu()
-
-
-def _ahead(
+def _run_block(
+    block: Block,
     read: Callable[[LabelledItem], Tensor],
-    items: Iterable[LabelledItem],
+    encode: Represent,
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+    tick: Callable[..., None],
+) -> tuple[Tensor, Tensor, list[str], dict[str, str]]:
+    """Run a model over a block, batching images of equal shape.
+
+    Returns:
+        features [n, D], labels [n], n names; name -> reason of what could not be read.
+    """
+    results: dict[int, Tensor] = {}
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    items: list[LabelledItem] = []
+    skipped: dict[str, str] = {}
+
+    def flush(batch: list[tuple[int, Tensor]]) -> None:
+        encoded = encode(torch.stack([image for _, image in batch]))
+        results.update(zip((number for number, _ in batch), encoded, strict=True))
+        batch.clear()
+
+    try:
+        for item, image in _read_ahead(read, block.items(), pool, 2 * batch_size):
+            tick(of_block=False)
+            if isinstance(image, UnreadableImage):
+                skipped[item.name] = image.reason
+                continue
+            batch = waiting.setdefault(tuple(image.shape), [])
+            batch.append((len(items), image))
+            items.append(item)
+            if len(batch) == batch_size:
+                flush(batch)
+            elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch_size:
+                flush(max(waiting.values(), key=len))
+    except UnreadableImage as error:  # the rest of a tar shard
+        skipped[str(error.path)] = error.reason
+    for batch in filter(None, waiting.values()):
+        flush(batch)
+    return (
+        torch.stack([results[n] for n in range(len(items))]) if items else torch.zeros(0, 0),
+        torch.tensor([item.label for item in items], dtype=torch.long),
+        [item.name for item in items],
+        skipped,
+    )
+
+
+def _read_ahead(
+    read: Callable[[LabelledItem], Tensor],
+    items: Iterator[LabelledItem],
     pool: ThreadPoolExecutor,
     count: int,
 ) -> Iterator[tuple[LabelledItem, Tensor | UnreadableImage]]:
@@ -308,23 +286,45 @@ def _ahead(
         except UnreadableImage as error:
             return error
 
-    remaining = iter(items)
     begun: deque[tuple[LabelledItem, Future[Tensor | UnreadableImage]]] = deque()
     broken: UnreadableImage | None = None
-
-    def begin(number: int) -> None:
-        nonlocal broken
-        try:
-            for item in islice(remaining, number):
-                begun.append((item, pool.submit(attempt, item)))
-        except UnreadableImage as error:
-            broken = error
-
-    begin(count)
-    while begun:
-        item, image = begun.popleft()
+    try:
+        for item in items:
+            begun.append((item, pool.submit(attempt, item)))
+            if len(begun) > count:
+                first, image = begun.popleft()
+                yield first, image.result()
+    except UnreadableImage as error:  # after those that have begun
+        broken = error
+    for item, image in begun:
         yield item, image.result()
-        if broken is None:
-            begin(1)
     if broken is not None:
         raise broken
+
+
+def _read(preprocess: Preprocess, item: LabelledItem) -> Tensor:
+    image = item.read()
+    if max(image.size) > _LONGEST_SHAPE * min(image.size):
+        shape = f"{image.width} x {image.height} pixels"
+        raise UnreadableImage(item.name, f"too large: {shape} get too long when resized")
+    return preprocess(image)
+
+
+@torch.no_grad()
+def _encode(model: VisionModel, represent: Represent, amp: str, images: Tensor) -> Tensor:
+    """[B, 3, H, W] in [0, 1] -> [B, D] float32 of unit length, on the CPU."""
+    with torch.autocast(model.device.type, getattr(torch, amp), enabled=amp != "float32"):
+        encoded = represent(images.to(model.device, non_blocking=True))
+    return F.normalize(encoded.float(), dim=1).cpu()
+
+
+def _check_finite(
+    found: tuple[Tensor, Tensor, list[str], dict[str, str]], model: str, amp: str
+) -> None:
+    features, _, names, _ = found
+    bad = (~features.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"model {model!r} gives a summary that is not finite for {names[bad[0]]}"
+            + (": try --amp float32" if amp == "float16" else "")
+        )

@@ -17,6 +17,63 @@ from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_core.vision import ModelSpec, Output
 
 
+class MeanColour(Teacher):
+    """Its summary is the mean colour, weighted; it counts images, and can be made to stop."""
+
+    def __init__(
+        self, weights: tuple[float, float, float] = (1, 1, 1), *, summary: bool = True
+    ) -> None:
+        super().__init__(
+            ModelSpec(
+                name="mean colour",
+                input_size=16,
+                patch_size=8,
+                summary_dim=3 if summary else None,
+                feature_dim=3,
+                flexible=True,
+                square=False,
+                text=True,
+            )
+        )
+        self.weights = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float32))
+        self.seen, self.most, self.asked = 0, 10**9, list[str]()
+        self.freeze()
+
+    def extract(self, images: Tensor) -> Output:
+        if self.seen + len(images) > self.most:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        summary = images.mean(dim=(2, 3)) * self.weights
+        features = torch.nn.functional.avg_pool2d(images, 8)
+        return Output(summary if self.spec.summary_dim else None, features)
+
+    def image_text(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        summary = self(images, size).summary
+        assert summary is not None
+        return summary
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Colour words become their axis, with lengths that must not matter."""
+        self.asked += texts
+        names = ("red", "green", "blue")
+        axes = [torch.tensor([float(name in text) for name in names]) for text in texts]
+        return torch.stack([(1 + len(t)) * axis for t, axis in zip(texts, axes, strict=True)])
+
+
+@pytest.fixture(scope="session")
+def mean_colour() -> type[MeanColour]:
+    """A model whose answers are known."""
+    return MeanColour
+
+
+@pytest.fixture(scope="session")
+def toy_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """14 train and 9 validation scenes of the toy world in class folders."""
+    out = tmp_path_factory.mktemp("classes")
+    export(out, 14, 9, parts=("classification",))
+    return out / "classification"
+
+
 class PatchColours(Teacher):
     """Its features are the mean colours of patches of 8 pixels, times a weight, or as given."""
 

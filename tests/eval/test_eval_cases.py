@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from radio_eval.knn import KnnParameters, knn_votes
+from radio_eval.scores.knn import knn_votes
 from radio_eval.scores.masks import mask_iou, mean_iou
 from radio_eval.scores.segmentation import ConfusionMatrix
-from radio_eval.zero_shot import zero_shot_classifier, zero_shot_logits
+from radio_eval.scores.zero_shot import zero_shot_classifier, zero_shot_logits
 from radio_sam.prompts import PredictedMasks, best_masks
 
 
@@ -24,18 +24,15 @@ def cases(shared: Path, name: str) -> list[dict[str, Any]]:
 def test_knn(shared: Path, chunks: tuple[int, int]) -> None:
     for case in cases(shared, "knn"):
         given, expected = case["input"], case["expected"]
-        parameters = KnnParameters(
-            k=given["k"],
-            temperature=given["temperature"],
-            query_chunk=chunks[0],
-            train_chunk=chunks[1],
-        )
         votes = knn_votes(
             torch.tensor(given["train_features"]),
             torch.tensor(given["train_labels"]),
             torch.tensor(given["val_features"]),
             num_classes=given["num_classes"],
-            parameters=parameters,
+            k=given["k"],
+            temperature=given["temperature"],
+            query_chunk=chunks[0],
+            train_chunk=chunks[1],
         )
         assert votes.argmax(dim=1).tolist() == expected["radio_pred"], case["name"]
         np.testing.assert_allclose(votes, expected["dinov2_probas"], atol=1e-4)

@@ -9,9 +9,9 @@ from typing import Literal
 from radio_core.data.folder import FolderError
 from radio_core.data.images import printable
 from radio_eval.classification.blocks import ClassificationSet
-from radio_eval.classification.imagenet import find_split_root, readable_names
 from radio_eval.classification.tar_shards import TarShards, find_tar_shards, read_tar_shards
 from radio_eval.data import LabelledImages, read_classification
+from radio_eval.data.imagenet import find_split_root, readable_names
 
 Layout = Literal["auto", "folders", "webdataset"]
 

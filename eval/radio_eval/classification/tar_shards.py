@@ -17,8 +17,8 @@ from radio_core.data.folder import CLASS_NAMES_FILE, FolderError
 from radio_core.data.images import UnreadableImage, decode_rgb, printable
 from radio_core.extras import require
 from radio_eval.classification.blocks import LabelledItem
-from radio_eval.classification.imagenet import imagenet_wnids
 from radio_eval.data import file_stamp
+from radio_eval.data.imagenet import imagenet_wnids
 
 _IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _LABEL_KEY = "cls"

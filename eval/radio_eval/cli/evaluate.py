@@ -16,7 +16,7 @@ from radio_core.cli import UsageError, first_line, parse
 from radio_core.data.images import printable
 from radio_core.processes import join_processes
 from radio_core.progress import rich_progress
-from radio_eval.data_sets import DATA_SETS, DataSet, Finding, check_data_set
+from radio_eval.data.data_sets import DATA_SETS, DataSet, Finding, check_data_set
 from radio_eval.report.page import check_report_path, evaluation_page
 from radio_eval.results import write_whole
 from radio_eval.runner import TASKS, Context, Task, TaskResult, installed_versions, run_task

@@ -19,12 +19,6 @@ from radio_core.teachers import TOY_TEACHERS, load_teacher
 from radio_core.teachers.segment_anything import SamTeacher
 from radio_core.zoo.load import load_model
 from radio_core.zoo.registry import BUNDLED
-from radio_eval.baselines import (
-    chance_accuracy,
-    filled_box_miou,
-    majority_accuracy,
-    majority_miou,
-)
 from radio_eval.contract import can_run, run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import from_radio, from_teacher, random_like
@@ -34,6 +28,12 @@ from radio_eval.report.page import Page
 from radio_eval.report.pictures import feature_section, mask_section
 from radio_eval.report.results import Kind, Results, Row
 from radio_eval.report.sections import Section
+from radio_eval.scores.baselines import (
+    chance_accuracy,
+    filled_box_miou,
+    majority_accuracy,
+    majority_miou,
+)
 from radio_eval.toyworld import ToyData, ToySizes, prepare_toy_data
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from radio_core.data.images import UnreadableImage
 from radio_core.data.sources import ImageSource
 from radio_core.data.transforms import radio_resize, to_tensor
 from radio_eval.classification.blocks import LabelledItem
-from radio_eval.classification.imagenet import check_class_folders, find_split_root
+from radio_eval.data.imagenet import find_split_root
 from radio_eval.eval_model import CentreCrop, EvalModel
 
 IGNORED = 255
@@ -157,8 +157,6 @@ def read_classification(
             class folders.
     """
     root = find_split_root(root, split)
-    if (root / split).is_dir():
-        check_class_folders(root / split)
     folder = LabelledFolder(root, split, classes)
     return LabelledImages(
         images=folder.images,

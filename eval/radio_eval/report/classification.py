@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from radio_core.data.folder import FolderError
-from radio_eval.classification.blocks import ClassificationSet
-from radio_eval.classification.imagenet import readable_names
+from radio_eval.data.classification import ClassificationSet
+from radio_eval.data.imagenet import readable_names
 from radio_eval.report.figures import bars_figure, confusion_figure
 from radio_eval.report.pictures import read_thumbnails
 from radio_eval.report.sections import Card, Line, Picture, Section

@@ -1,6 +1,6 @@
 """Pictures for reports: thumbnails, masks over images, features as colours."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from radio_core.data.folder import FolderError
-from radio_core.data.images import UnreadableImage, printable
+from radio_core.data.images import UnreadableImage
 from radio_core.data.sources import ImageSource
 from radio_core.pictures import pca_rgb
-from radio_eval.classification.blocks import Block, ClassificationSet, LabelledItem
-from radio_eval.classification.tar_shards import TarShards
 from radio_eval.coco.decode import decoded_batches
 from radio_eval.coco.instances import CocoInstances
 from radio_eval.data import prepare
+from radio_eval.data.classification import ClassificationSet
 from radio_eval.eval_model import EvalModel
 from radio_eval.report.sections import Card, Picture, Pixels, Section
 from radio_eval.sam.miou import box_masks
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 SIDE = 144
 """Longer side of small pictures in pixels."""
-_BLOCK = 2048
 _COLOURS = np.array(
     [(255, 99, 71), (65, 145, 255), (60, 200, 110), (250, 190, 40), (190, 110, 240), (40, 210, 210)]
 )
@@ -55,40 +52,11 @@ def read_thumbnails(
     Returns:
         Name -> picture, of those that can be read.
     """
-    wanted, found = set(names), {}
-    for block in _blocks(data, wanted):
-        if not wanted:
-            break
-        for item in _items(block):
-            if item.name not in wanted:
-                continue
-            wanted.discard(item.name)
-            with suppress(UnreadableImage):
-                found[item.name] = thumbnail(item.read(), side)
-            if not wanted:
-                break
+    found = {}
+    for item in data.named(names):
+        with suppress(UnreadableImage):
+            found[item.name] = thumbnail(item.read(), side)
     return found
-
-
-def _blocks(data: ClassificationSet, names: Collection[str]) -> Sequence[Block]:
-    """The blocks that may hold the names: of tar shards, which are large, those named in them."""
-    blocks = data.blocks(_BLOCK)
-    if not isinstance(data, TarShards):
-        return blocks
-    starts = [f"{printable(path)}/" for path in data.paths]
-    return [
-        block
-        for block, start in zip(blocks, starts, strict=True)
-        if any(name.startswith(start) for name in names)
-    ]
-
-
-def _items(block: Block) -> Iterator[LabelledItem]:
-    """The items of a block, as far as it can be read."""
-    try:
-        yield from block
-    except (UnreadableImage, FolderError):
-        return
 
 
 def overlay(image: Pixels, masks: Sequence[Mask]) -> Pixels:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from radio_core.bench.timing import time_in_turns
 from radio_core.progress import Progress
-from radio_eval.knn_search import TRAIN_CHUNK, FeatureRows, nearest_neighbours
-from radio_eval.summaries.store import Shard, StoredSummaries, SummaryStore
+from radio_eval.results import Blocks, StoredRows
+from radio_eval.scores.knn import TRAIN_CHUNK, FeatureRows, nearest_neighbours
 
 PRODUCT = (
     f"product: torch.mm of the queries with one float32 matrix of {TRAIN_CHUNK} rows in memory, "
@@ -106,7 +106,7 @@ def measure_knn(
     }
 
 
-def simulated(folder: Path, train: int, dim: int, progress: Progress) -> StoredSummaries:
+def simulated(folder: Path, train: int, dim: int, progress: Progress) -> StoredRows:
     """Random unit-length features on disk, float16, as the evaluation's cache has them.
 
     Args:
@@ -117,13 +117,13 @@ def simulated(folder: Path, train: int, dim: int, progress: Progress) -> StoredS
     """
     starts = range(0, train, _ROWS_A_FILE)
     identity = {"simulated": [train, dim]}
-    store = SummaryStore(folder / f"random-{train}x{dim}", identity, len(starts), torch.float16)
+    store = Blocks(folder / f"random-{train}x{dim}", identity, len(starts), torch.float16)
     for block in store.missing():
         count = min(_ROWS_A_FILE, train - starts[block])
         generator = torch.Generator().manual_seed(block)
         features = F.normalize(torch.randn(count, dim, generator=generator), dim=1)
         labels = torch.zeros(count, dtype=torch.long)
-        store.write(block, Shard(features=features, labels=labels, names=(), skipped={}))
+        store.write(block, features, labels)
         progress("simulated features", block + 1, len(starts))
     return store.read()
 

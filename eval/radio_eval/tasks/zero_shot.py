@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radio_core.extras import require
 from radio_core.vision import TextEncoder, VisionModel
-from radio_eval.data import read_templates
+from radio_eval.data.classification import read_templates
 from radio_eval.extraction import SummaryTask
 from radio_eval.report.classification import zero_shot_sections
 from radio_eval.results import Json, StoredRows

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from radio_eval.classification.layouts import read_split
+from radio_eval.data.classification import read_splits
 from radio_eval.report.classification import (
     choose_rows,
     class_extremes,
@@ -59,12 +58,11 @@ def write_shard(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_pictures_come_from_tar_shards_too(tmp_path: Path) -> None:
-    pytest.importorskip("webdataset", reason="needs the extra 'train'")
     (tmp_path / "classnames.json").write_text('["a", "b"]')
     first, second = tmp_path / "val-0.tar", tmp_path / "val-1.tar"
     write_shard(first, {"x.jpg": jpeg(200), "x.cls": b"0", "y.jpg": b"broken", "y.cls": b"0"})
     write_shard(second, {"x.jpg": jpeg(90), "x.cls": b"1", "z.jpg": jpeg(10), "z.cls": b"1"})
-    val = read_split(tmp_path, "val")
+    val = read_splits(tmp_path, ("val",))["val"]
     names = [f"{first}/x", f"{first}/y", f"{second}/x", f"{second}/nowhere"]
     found = read_thumbnails(val, names)
     assert set(found) == {names[0], names[2]}
@@ -80,8 +78,8 @@ def test_images_that_are_gone_leave_a_gap(
 ) -> None:
     data = tmp_path / hostile.replace("/", "")
     shutil.copytree(toy / "classification", data)
-    val = read_split(data, "val")
-    items = [item for block in val.blocks(5) for item in block]
+    val = read_splits(data, ("val",))["val"]
+    items = [item for block in val.blocks(5) for item in block.items()]
     Path(items[0].name).unlink()
     labels = torch.tensor([item.label for item in items])
     val_rows = SimpleNamespace(labels=labels, name=lambda row: items[row].name)
@@ -94,7 +92,7 @@ def test_images_that_are_gone_leave_a_gap(
 
 def test_the_worst_pairs_come_first(toy: Path) -> None:
     labels, predicted = torch.tensor([0, 0, 0, 0, 1, 2]), torch.tensor([0, 2, 2, 1, 1, 1])
-    data = read_split(toy / "classification", "val")
+    data = read_splits(toy / "classification", ("val",))["val"]
     rows: Any = SimpleNamespace(labels=labels, name=str)
     pairs = confused_pairs(data, ["a", "b", "c", "d"], rows, predicted)
     found = [(c.title, *(line.text or line.note for line in c.lines)) for c in pairs.cards]

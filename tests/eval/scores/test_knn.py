@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radio_eval.knn_search import nearest_neighbours
+from radio_eval.scores.knn import knn_votes, nearest_neighbours
 
 
 def whole_numbers(rows: int, dim: int = 4, seed: int = 0) -> Tensor:
@@ -70,3 +70,9 @@ def test_fewer_rows_than_neighbours() -> None:
     values, rows = nearest_neighbours(whole_numbers(3), whole_numbers(2, seed=1), 20)
     assert values.shape == rows.shape == (2, 3)
     assert nearest_neighbours(torch.zeros(0, 4), whole_numbers(2), 20)[0].shape == (2, 0)
+
+
+def test_labels_outside_the_classes_are_refused() -> None:
+    features = torch.eye(3)
+    with pytest.raises(ValueError, match=r"\[0, 2\)"):
+        knn_votes(features, torch.tensor([0, 1, 2]), features, num_classes=2)

@@ -6,7 +6,7 @@ import pytest
 
 from radio_core.cli import main
 from radio_core.data.toyworld.export import export
-from radio_eval.data_sets import DATA_SETS
+from radio_eval.data.data_sets import DATA_SETS
 
 
 def test_without_a_name_all_data_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
