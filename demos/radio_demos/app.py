@@ -6,11 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from radio_core.vision import VisionModel
 from radio_demos.chat import build_chat
 from radio_demos.features import build_features
-from radio_demos.handlers import BLOCKS
-from radio_demos.models import CannotServe, Model, device_of, open_model
-from radio_demos.pictures import MAX_FILE_BYTES
+from radio_demos.models import CannotServe, Model, open_demo_model
+from radio_demos.safety import BLOCKS, MAX_FILE_BYTES
 from radio_demos.segment import build_segment
 from radio_demos.zero_shot import build_zero_shot
 from radio_sam.load import TOY_SAM
@@ -34,7 +34,7 @@ _TITLE = "RADIO: one student, several teachers"
 
 
 def build_app(
-    model: Model | str | Path,
+    model: Model | VisionModel | str | Path,
     tabs: Sequence[str] = TABS,
     *,
     teachers: Sequence[str] = (),
@@ -45,8 +45,8 @@ def build_app(
     """One app of several tabs that share a model.
 
     Args:
-        model: for all tabs but the chat; see `radio_demos.models.open_model`. Beside other tabs,
-            one that cannot use it is a note on what it needs.
+        model: for all tabs but the chat; see `radio_demos.models.open_demo_model`. Beside other
+            tabs, one that cannot use it is a note on what it needs.
         tabs: some of `TABS`.
         teachers: see `build_features`.
         sam: see `build_segment`.
@@ -57,23 +57,29 @@ def build_app(
         A `gr.Blocks`; serve it with `launch`.
 
     Raises:
-        ValueError: no tab, or an unknown one; as `open_model`; `CannotServe` for a single tab that
-            cannot use the model.
-        OSError: as `open_model`.
-        ImportError: as `open_model`.
+        ValueError: no tab, or an unknown one; as `open_demo_model`; `CannotServe` for a single
+            tab that cannot use the model.
+        OSError: as `open_demo_model`.
+        ImportError: as `open_demo_model`.
     """
     if not tabs or not set(tabs) <= set(TABS):
         raise ValueError(f"unknown tabs {list(tabs)}; known: {', '.join(TABS)}")
-    opened = open_model(model)
+    opened = open_demo_model(model)
     builders: dict[str, Callable[[], Any]] = {
         "features": lambda: build_features(opened, teachers),
         "segment": lambda: build_segment(opened, sam, text_tower),
         "zero-shot": lambda: build_zero_shot(opened, text_tower),
-        "chat": lambda: build_chat(llava, device_of(opened)),
+        "chat": lambda: build_chat(llava, opened.device),
     }
     if len(tabs) == 1:
         return builders[tabs[0]]()
-    built = {name: _built_or_note(builders[name]) for name in tabs}
+    built = {}
+    for name in tabs:
+        try:
+            built[name] = builders[name]()
+        except CannotServe as error:
+            with gr.Blocks(**BLOCKS) as built[name]:
+                gr.Markdown(f"**Not with this model:** {error}.", container=True)
     with gr.Blocks(title=_TITLE, **BLOCKS) as app:
         gr.Markdown(f"# {_TITLE}")
         with gr.Tabs():
@@ -81,15 +87,6 @@ def build_app(
                 with gr.Tab(name.capitalize(), id=name):
                     blocks.render()
     return app
-
-
-def _built_or_note(build: Callable[[], Any]) -> Any:
-    try:
-        return build()
-    except CannotServe as error:
-        with gr.Blocks(**BLOCKS) as note:
-            gr.Markdown(f"**Not with this model:** {error}.", container=True)
-        return note
 
 
 def launch(
@@ -117,6 +114,10 @@ def launch(
     Raises:
         OSError: the port is taken.
     """
+    # Gradio's own look in the system's fonts, so that nothing is fetched from elsewhere.
+    look = gr.themes.Default(
+        primary_hue="teal", secondary_hue="teal", font=_FONTS, font_mono=_MONO
+    ).set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
     app.queue(max_size=WAITING, api_open=False, default_concurrency_limit=1)
     _, address, _ = app.launch(
         server_name=host,
@@ -131,17 +132,7 @@ def launch(
         ssr_mode=False,
         footer_links=["api", "settings"],
         run_history=False,
-        theme=theme(),
+        theme=look,
         css=_CSS,
     )
     return str(address)
-
-
-def theme() -> Any:
-    """Gradio's own look in the system's fonts, so that nothing is fetched from elsewhere."""
-    plain = gr.themes.Default(
-        primary_hue="teal", secondary_hue="teal", font=_FONTS, font_mono=_MONO
-    )
-    return plain.set(
-        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
-    )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from radio_demos.handlers import BLOCKS, UNSEEN, Late, on_picture, runs
-from radio_demos.pictures import picture_input
+from radio_demos.drawing import picture_input
+from radio_demos.safety import BLOCKS, UNSEEN, Late, on_picture, runs
 from radio_llava.answering import Answerer, Query, load_answerer
 from radio_llava.images import IMAGE
 from radio_llava.toy import QUICKSTART_MODEL
@@ -145,13 +145,17 @@ class Talk:
         if len(history) >= MOST_TURNS or length > _LONGEST_CONVERSATION:
             raise ValueError("This conversation is long enough: begin a new one.")
         answerer = self._answerer()
-        images = () if picture is None else (picture,)
-        count = None if picture is None else answerer.image_tokens(picture.height, picture.width)
-        line = _count_line(picture, count)
+        line = "No picture: the model sees nothing."
+        if picture is not None:
+            count = answerer.image_tokens(picture.height, picture.width)
+            tokens = f" is {count} image tokens" if count else ""
+            line = f"The picture ({picture.width} x {picture.height} pixels){tokens}."
         shown = [*said, {"role": "user", "content": question}]
         yield shown, "", line
         answer = ""
-        for piece in _stream(answerer, Query(text=question, images=images, history=history)):
+        for piece in _stream(
+            answerer, Query(text=question, images=(picture,) if picture else (), history=history)
+        ):
             answer += piece
             yield [*shown, {"role": "assistant", "content": answer}], "", line
         answer = answer.strip() or "(nothing)"
@@ -187,13 +191,6 @@ def _stream(answerer: Answerer, query: Query) -> Iterator[str]:
     finally:
         left.set()
         thread.join()
-
-
-def _count_line(picture: Image.Image | None, count: int | None) -> str:
-    if picture is None:
-        return "No picture: the model sees nothing."
-    size = f"{picture.width} x {picture.height} pixels"
-    return f"The picture ({size}) is {count} image tokens." if count else f"The picture: {size}."
 
 
 def _turns(said: list[Message]) -> tuple[tuple[str, str], ...]:

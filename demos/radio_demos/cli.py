@@ -1,14 +1,13 @@
 """See features, masks, zero-shot labels and a chat about pictures, in the browser."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from radio_core.cli import UsageError, parse
+from radio_core.cli import UsageError
 
 Tab = Literal["all", "features", "segment", "zero-shot", "chat"]
 
@@ -62,22 +61,21 @@ class DemoOptions:
         return (user, password) if self.auth else None
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `radio demo [TAB] ...`; returns the exit code."""
-    options = parse(DemoOptions, argv, prog="radio demo")
+def demo(options: DemoOptions) -> int:
+    """Serve the demos in the browser: features, masks, labels, and a chat about pictures."""
     import radio_demos  # sets gradio up
 
     build_app, launch = radio_demos.build_app, radio_demos.launch
     from radio_core.devices import choose_device
     from radio_core.teachers.load import TOY_TEACHERS
     from radio_demos.app import TABS
-    from radio_demos.models import open_model
+    from radio_demos.models import open_demo_model
 
     public = options.share or options.host not in _LOCAL
     if public and options.credentials is None:
         print("anyone who finds the address can use it; --auth USER:PASSWORD asks", file=sys.stderr)
     app = build_app(
-        open_model(options.model, choose_device(options.device, options.model)),
+        open_demo_model(options.model, choose_device(options.device, options.model)),
         TABS if options.tab == "all" else (options.tab,),
         teachers=options.teacher or (TOY_TEACHERS if options.model == "toy" else ()),
         sam=options.sam,

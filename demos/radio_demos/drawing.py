@@ -1,12 +1,16 @@
-"""Maps as pictures that can be laid beside the visitor's own."""
+"""Pictures: the examples, and maps that can be laid beside the visitor's own."""
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
+import gradio as gr
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from radio_core.data.toyworld import render_scene
 from radio_core.pictures import PcaColours, foreground, heat_map
 
 Captioned = tuple[Image.Image, str]
@@ -18,6 +22,42 @@ _HEAT = 0.7  # opacity over the grey picture
 _COLUMNS = 3  # of a sheet
 _MARGIN = 12
 _TEXT = 18
+_EXAMPLE_WORLD = 2024
+_EXAMPLES = (7, 3, 11, 42, 9)
+_BESIDE = (5, 26)
+_LARGER = 3
+
+
+def picture_input(chosen: int = 0, **options: Any) -> Any:
+    """A `gr.Image` for the visitor's picture, with the examples below it.
+
+    Args:
+        chosen: the example that is there at first.
+        options: whatever `gr.Image` takes besides.
+    """
+    examples = example_pictures()
+    picture = gr.Image(
+        examples[chosen],
+        label="Picture",
+        type="filepath",
+        format="png",
+        sources=["upload", "clipboard"],
+        buttons=["fullscreen"],
+        height=320,
+        **options,
+    )
+    gr.Examples([[image] for image in examples], picture, label="Examples")
+    return picture
+
+
+@cache
+def example_pictures() -> tuple[Image.Image, ...]:
+    """Scenes of the toy world, magnified to be seen well; the last is twice as wide as high."""
+    scenes = [render_scene(_EXAMPLE_WORLD, index).image for index in _EXAMPLES]
+    wide = [render_scene(_EXAMPLE_WORLD, index).image for index in _BESIDE]
+    pictures = [Image.fromarray(pixels) for pixels in (*scenes, np.concatenate(wide, axis=1))]
+    method = Image.Resampling.BICUBIC
+    return tuple(p.resize((_LARGER * p.width, _LARGER * p.height), method) for p in pictures)
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:

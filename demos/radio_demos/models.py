@@ -1,102 +1,72 @@
-"""The model of a demo: a RADIO model, or a file that `radio export` wrote."""
+"""The model of a demo: RADIO, as a model or as a file that `radio export` wrote."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from radio_core.export.runtime import SUFFIXES, ExportedModel, open_engine
 from radio_core.models.radio import RadioModel
-from radio_core.vision import Resolution
-from radio_core.zoo.load import load_model
+from radio_core.open import open_model
+from radio_core.teachers.radio import RadioVision
+from radio_core.vision import VisionModel
 from radio_sam.export import PURPOSE as SAM
+from radio_sam.export import ExportedImageEncoder
 
 Student = RadioModel | ExportedModel
-"""A whole model: images to summaries and features."""
+"""A whole model: images to summaries and features, its heads' among them."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderFile:
-    """The image encoder of a Segment Anything, as an exported file.
-
-    Attributes:
-        path: the file.
-        device: where it runs.
-    """
-
-    path: Path
-    device: torch.device
-
-
-Model = Student | EncoderFile
+Model = Student | ExportedImageEncoder
 
 
 class CannotServe(ValueError):
     """A tab has no use for this model; the message says which one it needs."""
 
 
-def open_model(model: Model | str | Path, device: str | torch.device = "cpu") -> Model:
-    """Whatever a user calls a model, ready to be used.
+def open_demo_model(
+    model: Model | VisionModel | str | Path, device: str | torch.device = "cpu"
+) -> Model:
+    """Whatever a user calls a RADIO model, ready to be used.
 
     Args:
         model: one that is open already, and stays where it is; a file that `radio export` wrote
-            (.onnx, .engine, .pt2), whole or `--for sam=SAM`; or whatever `radio_core.load_model`
+            (.onnx, .engine, .pt2), whole or `--for sam=SAM`; or whatever `radio_core.open_model`
             takes. Engines of TensorRT and packages of torch.export are programs: open only those
             that you trust.
         device: where it goes.
 
     Raises:
-        ValueError: as `load_model`, or an exported file that is damaged, for something else, or
-            not for this device.
-        OSError: as `load_model`.
-        ImportError: the package that runs an exported file is missing.
+        ValueError: as `open_model`, or an exported file that is damaged, for something else, or
+            not for this device; `CannotServe` for a model that is no RADIO.
+        OSError: as `open_model`.
+        ImportError: the package that runs it is missing.
     """
-    if not isinstance(model, str | Path):
+    if isinstance(model, str | Path):
+        if Path(model).suffix in SUFFIXES:
+            engine = open_engine(model, device)
+            if engine.card.purpose == SAM:
+                return ExportedImageEncoder(engine)
+            return ExportedModel(engine)
+        model = open_model(str(model), device=device)
+    if isinstance(model, RadioVision):
+        return model.radio
+    if isinstance(model, RadioModel | ExportedModel | ExportedImageEncoder):
         return model
-    if Path(model).suffix not in SUFFIXES:
-        return load_model(model, device=device)
-    engine = open_engine(model, device)
-    if engine.card.purpose == SAM:
-        return EncoderFile(path=Path(model), device=engine.device)
-    return ExportedModel(engine)
+    raise CannotServe(
+        f"the demos show RADIO models, and {model.spec.name} is none; --teacher shows it beside one"
+    )
 
 
-def open_student(model: Model | str | Path) -> Student:
-    """`open_model` for a tab that needs a whole model.
+def open_student(model: Model | VisionModel | str | Path) -> Student:
+    """`open_demo_model` for a tab that needs a whole model.
 
     Raises:
         CannotServe: the file holds SAM's image encoder alone.
     """
-    opened = open_model(model)
-    if isinstance(opened, EncoderFile):
+    opened = open_demo_model(model)
+    if isinstance(opened, ExportedImageEncoder):
         raise CannotServe(
-            f"{opened.path.name} holds the image encoder of a Segment Anything alone, which serves "
-            "the segment tab; for this one export a whole model: "
+            f"{opened.engine.files[0].name} holds the image encoder of a Segment Anything alone, "
+            "which serves the segment tab; for this one export a whole model: "
             "`radio export onnx MODEL FILE --adaptors NAMES`"
         )
     return opened
-
-
-def device_of(model: Model) -> torch.device:
-    """Where a model computes."""
-    return next(model.parameters()).device if isinstance(model, RadioModel) else model.device
-
-
-def name_of(model: Student) -> str:
-    """What a model calls itself; "" if nothing."""
-    return (model.card if isinstance(model, ExportedModel) else model.config).name
-
-
-def teachers_of(model: Student) -> dict[str, str]:
-    """Teacher -> the adaptor that imitates it, as far as known: exported files do not say it."""
-    if isinstance(model, ExportedModel):
-        return {}
-    return dict(zip(model.config.teachers, model.adaptors, strict=False))
-
-
-def only_size(model: Student) -> Resolution | None:
-    """The (height, width) in pixels of the only images that a model takes; None if it takes any."""
-    if isinstance(model, RadioModel):
-        return model.config.backbone.fixed_size
-    size = model.card.fixed_size
-    return None if size is None else Resolution(*size)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from radio_clip.model import adaptor_specs, load_radio_clip
 from radio_core.data.toyworld import TEMPLATES
-from radio_demos.handlers import BLOCKS, LONGEST_TEXT, UNSEEN, Late, Recent, on_picture, runs
-from radio_demos.models import CannotServe, Model, Student, name_of, open_student
-from radio_demos.pictures import picture_input
-from radio_eval.zero_shot import ZeroShotParameters, zero_shot_classifier, zero_shot_logits
+from radio_core.models.radio import RadioModel
+from radio_core.vision import VisionModel
+from radio_demos.drawing import picture_input
+from radio_demos.models import CannotServe, Model, Student, open_student
+from radio_demos.safety import BLOCKS, LONGEST_TEXT, UNSEEN, Late, Recent, on_picture, runs
+from radio_eval.scores.zero_shot import zero_shot_classifier, zero_shot_logits
 
 INTRODUCTION = """### Which words fit the picture?
 **Type any labels.** The model was never trained on them as classes: it compares the picture with a
@@ -32,13 +34,14 @@ _TEMPLATES = ("a photo of a {}.",)
 _BARS = 12
 
 
-def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = None) -> Any:
+def build_zero_shot(
+    model: Model | VisionModel | str | Path = "toy", text_tower: str | None = None
+) -> Any:
     """The zero-shot tab.
 
     Args:
-        model: a RADIO model with an adaptor that has a text tower, an exported one
-            (`radio_core.export.runtime.load_exported`), or whatever
-            `radio_demos.models.open_model` takes.
+        model: one with an adaptor that has a text tower, see
+            `radio_demos.models.open_demo_model`.
         text_tower: local weights of the text tower, so that none is downloaded; it is loaded when
             first needed.
 
@@ -46,13 +49,20 @@ def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = 
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `open_model`; `CannotServe` for a model without such an adaptor.
-        OSError: as `open_model`.
-        ImportError: as `open_model`.
+        ValueError: as `open_demo_model`; `CannotServe` for a model without such an adaptor.
+        OSError: as `open_demo_model`.
+        ImportError: as `open_demo_model`.
     """
     radio = open_student(model)
-    _check_text_tower(radio)
-    toy = name_of(radio) == "toy"
+    specs = adaptor_specs(radio)
+    if not any(spec.text_tower and spec.summary_dim for spec in specs.values()):
+        known = ", ".join(specs) or "none"
+        raise CannotServe(
+            f"zero-shot labels need an adaptor with a text tower; this model's adaptors: {known}. "
+            "An exported file has those that it was written with, as by "
+            "`radio export onnx MODEL FILE --adaptors clip`"
+        )
+    toy = (radio.config if isinstance(radio, RadioModel) else radio.card).name == "toy"
     classifier = Classifier(radio, text_tower)
     with gr.Blocks(title="RADIO: zero-shot", **BLOCKS) as blocks:
         gr.Markdown(INTRODUCTION + (f"\n\n{TOY_NOTE}" if toy else ""))
@@ -77,19 +87,11 @@ def build_zero_shot(model: Model | str | Path = "toy", text_tower: str | None = 
                     )
                 button = gr.Button("Compare", variant="primary")
                 bars = gr.Label(label="Probabilities", num_top_classes=_BARS)
-        inputs = [picture, labels, templates]
-        compare = on_picture(classifier.compare)
+        asked: dict[str, Any] = {"fn": on_picture(classifier.compare), "outputs": bars, **runs()}
+        asked["inputs"] = [picture, labels, templates]
         triggers = [button.click, labels.submit, picture.change]
-        gr.on(
-            triggers,
-            compare,
-            inputs,
-            bars,
-            api_name="zero_shot",
-            trigger_mode="always_last",
-            **runs(),
-        )
-        blocks.load(compare, inputs, bars, **runs(), **UNSEEN)
+        gr.on(triggers, **asked, api_name="zero_shot", trigger_mode="always_last")
+        blocks.load(**asked, **UNSEEN)
     return blocks
 
 
@@ -140,17 +142,6 @@ class Classifier:
         return dict(zip(names, shares.tolist(), strict=True))
 
 
-def _check_text_tower(radio: Student) -> None:
-    specs = adaptor_specs(radio)
-    if not any(spec.text_tower and spec.summary_dim for spec in specs.values()):
-        known = ", ".join(specs) or "none"
-        raise CannotServe(
-            f"zero-shot labels need an adaptor with a text tower; this model's adaptors: {known}. "
-            "An exported file has those that it was written with, as by "
-            "`radio export onnx MODEL FILE --adaptors clip`"
-        )
-
-
 def read_labels(text: str) -> tuple[str, ...]:
     """The different labels of a text, in order.
 
@@ -175,4 +166,9 @@ def read_templates(text: str) -> tuple[str, ...]:
     lines = tuple(filter(None, (line.strip() for line in text.splitlines())))
     if len(lines) > MOST_TEMPLATES:
         raise ValueError(f"{len(lines)} templates are too many: take at most {MOST_TEMPLATES}")
-    return ZeroShotParameters(templates=lines).templates
+    if not lines:
+        raise ValueError("Type at least one template, such as: a photo of a {}")
+    for line in lines:
+        if line.count("{}") != 1:
+            raise ValueError(f"template {line!r} must hold exactly one {{}} for the label")
+    return lines

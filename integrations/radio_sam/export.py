@@ -95,6 +95,11 @@ class ExportedImageEncoder(nn.Module):
         self.grid_size = tuple(side // card.patch_size for side in card.fixed_size)
         self.img_size = max(card.fixed_size)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; images may be anywhere."""
+        return self.engine.device
+
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, *image_size] from `Sam.preprocess` to embeddings [B, D, *grid_size].
 
@@ -124,7 +129,14 @@ def load_exported_sam(
         OSError: a file that cannot be read.
         ImportError: the package that runs the file, or the extra "sam", is missing.
     """
-    encoder = ExportedImageEncoder(open_engine(path, device))
+    return exported_sam(ExportedImageEncoder(open_engine(path, device)), sam)
+
+
+def exported_sam(encoder: ExportedImageEncoder, sam: str = TOY_SAM) -> "Sam":
+    """A Segment Anything model around an exported image encoder, on the encoder's device.
+
+    Errors as `load_exported_sam`.
+    """
     rows, cols = encoder.grid_size
-    given = load_radio_sam(ORIGINAL, sam, device=device)
+    given = load_radio_sam(ORIGINAL, sam, device=encoder.device)
     return with_encoder(given, encoder, encoder.image_size, (rows, cols))

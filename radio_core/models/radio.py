@@ -59,6 +59,11 @@ class RadioModel(nn.Module):
         self._text_towers: dict[str, Any] = {}  # not modules of ours: never in a checkpoint
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes, and expects its images."""
+        return next(self.parameters()).device
+
+    @property
     def patch_size(self) -> int:
         """Pixels of one feature cell."""
         return self.backbone.patch_size

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import radio_demos
-from radio_demos import command
+from radio_core import cli
 from radio_demos.cli import DemoOptions
 
 
@@ -45,9 +45,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_wrong_options_are_explained(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        command.main(options)
-    assert stop.value.code == 2
+    assert cli.main(["demo", *options]) == 2
     assert message in capsys.readouterr().err
 
 

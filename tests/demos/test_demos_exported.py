@@ -23,14 +23,12 @@ from radio_core.export.runtime import ExportedModel, load_exported
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo.load import load_model
 from radio_demos.app import build_app
-from radio_demos.feature_maps import STUDENT, FeatureMaps, SideRange
-from radio_demos.features import build_features
-from radio_demos.finding import Finder
-from radio_demos.models import CannotServe, EncoderFile, device_of, open_model
-from radio_demos.pictures import example_pictures
-from radio_demos.segment import build_segment
+from radio_demos.drawing import example_pictures
+from radio_demos.features import STUDENT, FeatureMaps, SideRange, build_features
+from radio_demos.models import CannotServe, open_demo_model
+from radio_demos.segment import Finder, build_segment
 from radio_demos.zero_shot import Classifier, build_zero_shot
-from radio_sam.export import sam_exportable
+from radio_sam.export import ExportedImageEncoder, sam_exportable
 
 WIDE = example_pictures()[-1]
 TEMPLATES = "a {}\na photo of a {}"
@@ -135,8 +133,8 @@ def test_the_probabilities_of_a_file_are_those_of_the_model(model: RadioModel, w
 
 
 def test_the_masks_of_a_file_are_those_of_the_model(encoder: Path, scene: Scene) -> None:
-    opened = open_model(encoder)
-    assert isinstance(opened, EncoderFile)
+    opened = open_demo_model(encoder)
+    assert isinstance(opened, ExportedImageEncoder)
     rows, columns = np.nonzero(scene.objects[0].mask)
     prompt = f"{columns.mean():.0f},{rows.mean():.0f}"
     picture = Image.fromarray(scene.image)
@@ -149,7 +147,7 @@ def test_the_masks_of_a_file_are_those_of_the_model(encoder: Path, scene: Scene)
 
 
 def test_an_encoder_alone_finds_no_words(encoder: Path) -> None:
-    opened = EncoderFile(path=encoder, device=torch.device("cpu"))
+    opened = open_demo_model(encoder)
     with pytest.raises(ValueError, match="finds no words"):
         Finder(opened, "toy-sam", None).words(WIDE, "red")
     blocks = build_segment(encoder).blocks.values()
@@ -194,13 +192,13 @@ def test_the_command_refuses_a_single_tab_before_it_serves(
 
 
 def test_what_is_open_stays_as_it_is(model: RadioModel, whole: Path, tmp_path: Path) -> None:
-    assert open_model(model) is model
-    opened = open_model(str(whole))
+    assert open_demo_model(model) is model
+    opened = open_demo_model(str(whole))
     assert isinstance(opened, ExportedModel)
-    assert open_model(opened) is opened
-    assert device_of(opened) == device_of(model) == torch.device("cpu")
+    assert open_demo_model(opened) is opened
+    assert opened.device == model.device == torch.device("cpu")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.onnx"):
-        open_model(tmp_path / "broken.onnx")
+        open_demo_model(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError):
-        open_model("missing.onnx")
+        open_demo_model("missing.onnx")

@@ -11,15 +11,13 @@ import gradio
 from PIL import Image
 
 import radio_demos
-from radio_core.cli import UsageError
+from radio_core import cli
 from radio_core.zoo.load import load_model
-from radio_demos import command
 from radio_demos.app import TABS, build_app
 from radio_demos.chat import NoModel, Talk, build_chat
 from radio_demos.features import build_features, read_point
-from radio_demos.finding import MOST_OBJECTS, Finder, read_lines
-from radio_demos.handlers import Late, Recent, on_picture
-from radio_demos.segment import added, build_segment
+from radio_demos.safety import Late, Recent, on_picture
+from radio_demos.segment import MOST_OBJECTS, Finder, added, build_segment, read_lines
 from radio_demos.zero_shot import (
     MOST_LABELS,
     Classifier,
@@ -38,10 +36,10 @@ def test_the_command_serves_the_tab_that_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(radio_demos.__dict__, "build_app", build)
     monkeypatch.setitem(radio_demos.__dict__, "launch", lambda app, **rest: served.append(rest))
-    assert command.main(["zero-shot", "--port", "7999", "--auth", "me:secret"]) == 0
+    assert cli.main(["demo", "zero-shot", "--port", "7999", "--auth", "me:secret"]) == 0
     assert built[0][:2] == ("toy", ("zero-shot",))
     assert served == [{"host": "127.0.0.1", "port": 7999, "share": False, "auth": ("me", "secret")}]
-    command.main([])
+    cli.main(["demo"])
     assert built[1][1] == TABS
     assert built[1][2]["teachers"] == ("toy-clip", "toy-dino", "toy-sam")
 
@@ -51,9 +49,9 @@ def test_a_demo_for_everybody_is_pointed_at_passwords(
 ) -> None:
     monkeypatch.setitem(radio_demos.__dict__, "build_app", lambda *_, **__: None)
     monkeypatch.setitem(radio_demos.__dict__, "launch", lambda *_, **__: None)
-    command.main(["features", "--host", "0.0.0.0"])
+    cli.main(["demo", "features", "--host", "0.0.0.0"])
     assert "--auth" in capsys.readouterr().err
-    command.main(["features"])
+    cli.main(["demo", "features"])
     assert capsys.readouterr().err == ""
 
 
@@ -89,7 +87,7 @@ def test_lines_are_points_and_boxes() -> None:
     assert objects[0].box == (0, 0, 9, 9)
     assert objects[0].labels == (1, 0)
     assert added("1,2\n", "3,4") == "1,2\n3,4"
-    with pytest.raises(UsageError):
+    with pytest.raises(ValueError, match="import"):
         read_lines("import os")
 
 

@@ -65,7 +65,7 @@ def test_what_is_no_usable_picture_is_refused_with_a_message(
 
 
 def test_files_over_the_limit_are_refused(server: str, tmp_path: Path) -> None:
-    from radio_demos.pictures import MAX_FILE_BYTES
+    from radio_demos.safety import MAX_FILE_BYTES
 
     content = b"\0" * (MAX_FILE_BYTES + 1)
     answer = httpx.post(f"{server}gradio_api/upload", files={"files": ("a.png", content)})

@@ -1,20 +1,29 @@
-"""What the tabs' event handlers have in common: messages, waiting in line, and loading late."""
+"""What stands between a visitor and the models: checked uploads, messages, waiting in line."""
 
 import functools
+import hashlib
 import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from gradio.utils import get_upload_folder
+from PIL import Image
 
-from radio_demos.pictures import read_upload
+from radio_core.data.images import SAFE_FORMATS, UnreadableImage, load_rgb
 
 T = TypeVar("T")
 
-_SAID = (ValueError, OSError, ImportError, RuntimeError)  # they tell the user what to do
+MAX_FILE_BYTES = 20 * 2**20
+"""Of an upload."""
+MAX_PIXELS = 16_000_000
+"""Of an upload; larger pictures are refused before they are decoded."""
+LONGEST_TEXT = 20_000
+"""Characters of a text that a visitor types."""
 
 UNSEEN: dict[str, Any] = {"api_visibility": "private"}
 """Options of an event that is no part of the app's API."""
@@ -22,8 +31,7 @@ UNSEEN: dict[str, Any] = {"api_visibility": "private"}
 BLOCKS: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (3600, 86400)}
 """Options of every `gr.Blocks`: nothing is reported, and visitors' files go after a day."""
 
-LONGEST_TEXT = 20_000
-"""Characters of a text that a visitor types."""
+_SAID = (ValueError, OSError, ImportError, RuntimeError)  # they tell the user what to do
 
 
 def runs(resource: str = "radio") -> dict[str, Any]:
@@ -83,6 +91,46 @@ def _message(error: Exception) -> gr.Error:
         "setting may work.",
         print_exception=False,
     )
+
+
+def read_upload(sent: Any) -> Image.Image | None:
+    """The picture that a visitor sent, decoded by the toolkit's own careful reader.
+
+    Args:
+        sent: what gradio passes on where it does not decode: a dict with the "path" of a file; or
+            None. Gradio checks that it is an upload only where the request says that it is a file,
+            so that is checked here.
+
+    Returns:
+        8-bit RGB, upright.
+
+    Raises:
+        gr.Error: the file is no upload, no image, is broken or has too many pixels; the message
+            says what can be used.
+    """
+    if sent is None:
+        return None
+    path = sent.get("path") if isinstance(sent, dict) else None
+    try:
+        folder = Path(get_upload_folder()).resolve()  # of uploads and examples
+        uploaded = isinstance(path, str) and Path(path).resolve().is_relative_to(folder)
+    except (OSError, ValueError):  # of names that no file can have
+        uploaded = False
+    if not uploaded:
+        raise gr.Error("Upload a file; nothing else is read.", print_exception=False)
+    try:
+        return load_rgb(str(path), max_pixels=MAX_PIXELS)
+    except UnreadableImage as error:
+        raise gr.Error(
+            f"This picture cannot be used ({error.reason}). Take a {', '.join(SAFE_FORMATS)} "
+            f"of at most {MAX_PIXELS // 10**6} megapixels.",
+            print_exception=False,
+        ) from error
+
+
+def fingerprint(image: Image.Image) -> str:
+    """A digest that tells pictures apart."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 class Late(Generic[T]):
