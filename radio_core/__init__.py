@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from radio_core.teachers.load import load_teacher
     from radio_core.vision import ModelSpec, Output, VisionModel
     from radio_core.zoo.load import load_model
-    from radio_core.zoo.registry import ModelCard, list_models
+    from radio_core.zoo.releases import ModelCard, list_models
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "ModelCard": "radio_core.zoo.registry",
+    "ModelCard": "radio_core.zoo.releases",
     "ModelSpec": "radio_core.vision",
     "Output": "radio_core.vision",
     "RadioModel": "radio_core.models.radio",
     "Teacher": "radio_core.teachers.base",
     "TrainConfig": "radio_core.distill.config",
     "VisionModel": "radio_core.vision",
-    "list_models": "radio_core.zoo.registry",
+    "list_models": "radio_core.zoo.releases",
     "load_exported": "radio_core.export.runtime",
     "load_model": "radio_core.zoo.load",
     "load_teacher": "radio_core.teachers.load",

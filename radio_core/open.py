@@ -10,15 +10,14 @@ import torch
 from radio_core.export.runtime import SUFFIXES, load_exported
 from radio_core.models import RadioConfig, RadioModel, eradio_config, vit_config
 from radio_core.models.backbone import BackboneConfig
-from radio_core.models.eradio_config import E_RADIO_B
+from radio_core.models.eradio import E_RADIO_B
 from radio_core.models.timm_student import TimmConfig
 from radio_core.registry import UnknownName
 from radio_core.teachers import TEACHER_FORMS, TOY_TEACHERS, is_teacher, load_teacher
 from radio_core.teachers.radio import RadioVision
 from radio_core.vision import VisionModel
 from radio_core.zoo.load import load_model
-from radio_core.zoo.registry import BUNDLED
-from radio_core.zoo.releases import find_release
+from radio_core.zoo.releases import BUNDLED, find_release
 
 RANDOM = "random:"
 RADIO = "radio:"

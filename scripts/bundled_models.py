@@ -18,7 +18,7 @@ import torch
 from radio_core.cli import main as radio
 from radio_core.models import RadioModel
 from radio_core.teachers.load import toy_teacher_folder
-from radio_core.zoo.registry import BUNDLED
+from radio_core.zoo.releases import BUNDLED
 from radio_eval.coco.instances import CocoInstances
 from radio_eval.scores.baselines import filled_box_miou
 

@@ -14,8 +14,7 @@ from radio_core.teachers.load import is_teacher
 from radio_core.teachers.open_clip import OpenClipTeacher
 from radio_core.teachers.segment_anything import SamTeacher
 from radio_core.zoo.load import load_model
-from radio_core.zoo.registry import BUNDLED
-from radio_core.zoo.releases import find_release
+from radio_core.zoo.releases import BUNDLED, find_release
 from radio_eval.backbones.exported import (
     is_exported,
     load_exported_encoder,

@@ -26,7 +26,7 @@ from radio_core.data.transforms import radio_resize, to_tensor
 from radio_core.export.card import AdaptorCard
 from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
 from radio_core.models.adaptors import Adaptor, AdaptorConfig
-from radio_core.models.conditioner import InputConditioner
+from radio_core.models.normalizers import InputConditioner
 from radio_core.models.radio import RadioModel
 from radio_core.zoo.load import load_model
 

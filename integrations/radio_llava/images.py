@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 
 Mean = tuple[float, float, float]
 Aspect = Literal["native", "pad", "square"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radio_core.models.checkpoint import CONFIG_FILE
+from radio_core.models.config import CONFIG_FILE
 from radio_core.models.radio import RadioModel
 from radio_core.models.weight_files import read_json
 from radio_core.open import open_model
@@ -20,8 +20,7 @@ from radio_core.vision import VisionModel
 from radio_core.zoo.hf_native import is_native
 from radio_core.zoo.hf_remote import is_remote_code
 from radio_core.zoo.load import load_model
-from radio_core.zoo.registry import BUNDLED
-from radio_core.zoo.releases import RELEASES, find_release
+from radio_core.zoo.releases import BUNDLED, RELEASES, find_release
 from radio_llava.features import (
     FLAGS,
     TowerConfig,

@@ -1,7 +1,5 @@
 """One way to the Segment Anything that a user names: with RADIO inside, or as it is."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +7,7 @@ import torch
 from torch import Tensor
 
 from radio_core.models.radio import RadioModel
+from radio_core.models.weight_files import read_checkpoint
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.teachers.segment_anything import CONFIG_FILE, SamConfig, build_sam, load_sam
 from radio_core.zoo.load import load_model
@@ -154,15 +153,7 @@ def recognise_sam(sam_checkpoint: str | Path) -> str:
 
 def _read_parts(path: Path) -> dict[str, Tensor]:
     """The tensors that a RADIO-SAM needs of a checkpoint, under their names there."""
-    try:
-        # A mapped file costs no memory for the tensors that are left alone; old files have no map.
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
-        # torch advises weights_only=False in the next lines, which would execute the file.
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a plain weights file: {reason}") from error
+    state = read_checkpoint(path)
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a SAM checkpoint: it holds a {type(state).__name__}")
     return {

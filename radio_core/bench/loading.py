@@ -12,7 +12,7 @@ from torch import Tensor
 
 from radio_core.bench.timing import Activity, Timing, time_in_turns
 from radio_core.models import RadioModel, ViTConfig
-from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 from radio_core.progress import Progress, silent
 from radio_core.zoo.load import load_model
 

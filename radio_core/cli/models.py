@@ -1,4 +1,4 @@
-"""List the models that can be loaded by name, with their licences."""
+"""List the models that can be loaded by name, and write a model in another layout."""
 
 import dataclasses
 import json
@@ -11,8 +11,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from radio_core.cli import UsageError, parse
-from radio_core.zoo.registry import ModelCard, list_models, model_card
+from radio_core.zoo.convert import Conversion, Layout, StoredDtype
+from radio_core.zoo.convert import convert as convert_model
+from radio_core.zoo.releases import ModelCard, list_models, model_card
 
 _CAPTION = (
     "windows: which layers stay global in windowed mode. corners: whether the\n"
@@ -30,24 +31,65 @@ class ModelsOptions:
     """Also write the cards to this file as JSON."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `radio models [NAME]`; returns the exit code. Nothing is downloaded."""
-    options = parse(ModelsOptions, argv, prog="radio models")
-    console = Console()
-    if options.name:
-        try:
-            cards = [model_card(options.name)]
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        console.print(card_table(cards[0]))
-    else:
-        cards = list_models()
-        console.print(overview(cards))
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        entries = [dataclasses.asdict(card) for card in cards]
-        options.json.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+def models(options: ModelsOptions) -> int:
+    """List the models that can be loaded by name, with their licences."""
+    cards = [model_card(options.name)] if options.name else list_models()
+    Console().print(card_table(cards[0]) if options.name else overview(cards))
+    derived = ("short_names", "text_adaptors", "teacher_licences", "windows", "hub_file")
+    _write_json(
+        options.json,
+        [dataclasses.asdict(card) | {key: getattr(card, key) for key in derived} for card in cards],
+    )
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Write a model in another layout, and compare what both compute on one image."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A model's name, a file, a directory or a hub id."""
+    destination: Annotated[Path, tyro.conf.Positional]
+    """New or empty directory."""
+    to: Layout
+    """This toolkit's layout, or that of transformers' own `radio` model; both keep adaptors."""
+    dtype: StoredDtype = "float32"
+    """The weights are stored in it."""
+    overwrite: bool = False
+    """Write into a directory that has files, and replace those with the same names."""
+    json: Path | None = None
+    """Also write what was found to this file as JSON."""
+
+
+def convert(options: ConvertOptions) -> int:
+    """Write a model in this toolkit's layout, or in the one that plain transformers loads."""
+    done = convert_model(
+        options.source,
+        options.destination,
+        options.to,
+        options.dtype,
+        overwrite=options.overwrite,
+    )
+    print(report(done))
+    _write_json(options.json, dataclasses.asdict(done))
+    return 0
+
+
+def report(done: Conversion) -> str:
+    """What was written and how far its outputs are from the source's, in a few lines."""
+    lines = [
+        f"wrote {done.directory} with adaptors: {', '.join(done.adaptors) or 'none'}",
+        f"largest difference of outputs, loaded again: {done.difference:.1e} of the largest value",
+    ]
+    if done.transformers_difference is not None:
+        lines.append(f"the same, loaded by transformers: {done.transformers_difference:.1e}")
+    return "\n".join(lines)
+
+
+def _write_json(path: Path | None, value: object) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def overview(cards: Sequence[ModelCard]) -> Table:

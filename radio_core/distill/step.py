@@ -23,7 +23,7 @@ from radio_core.distill.schedule import Step, step_seed
 from radio_core.distill.shapes import StepShape, step_shape, teacher_size
 from radio_core.distill.teacher_bench import TeacherBench
 from radio_core.distill.views import ViewBatch, to_unit
-from radio_core.models.sample_draws import part_of_batch
+from radio_core.models.position import part_of_batch
 from radio_core.models.spectral import iterate_spectral
 from radio_core.processes import Processes
 from radio_core.teachers import Teacher

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from radio_core.distill.config import TrainConfig
-from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.adaptors import AdaptorConfig, HeadConfig
 from radio_core.models.config import RadioConfig
-from radio_core.models.heads import HeadConfig
 from radio_core.vision import ModelSpec
 
 

@@ -1,10 +1,9 @@
 """The students: vision transformer, adaptor heads, and the model that joins them."""
 
-from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.adaptors import AdaptorConfig, HeadConfig
 from radio_core.models.backbone import Backbone, BackboneConfig
 from radio_core.models.config import RadioConfig
 from radio_core.models.eradio import ERadio, ERadioConfig, eradio_config
-from radio_core.models.heads import HeadConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.timm_student import TimmConfig, TimmStudent
 from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config

@@ -1,13 +1,170 @@
-"""Adaptors: from the student's tokens to what one teacher would say (paper section 3.2)."""
+"""Adaptors: from the student's tokens to what one teacher would say (paper section 3.2).
+
+An adaptor is a pair of heads; there are three kinds of heads: two generations of MLP, and attention
+before an MLP.
+"""
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from radio_core.models.heads import Head, HeadConfig, build_head
+from radio_core.models.block import Block
 from radio_core.vision import Output
+
+ATTENTION_HEADS = 16
+ATTENTION_BLOCKS = 2
+INITIAL_SCALE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The shape of one head.
+
+    Attributes:
+        kind: "v2" (`MLPHead`), "v1" (`ReluHead`, the first releases) or "attn" (`AttentionHead`,
+            features only).
+        out_dim: width of the teacher's output.
+        hidden_dim: hidden width (paper: the widest teacher's).
+        num_inner: hidden layers between the two linear layers; 0 in the paper.
+        norm_eps: of the LayerNorms inside the attention blocks; releases were trained with what
+            their timm had, 1e-5 up to timm 1.0.15 and 1e-6 since.
+    """
+
+    kind: Literal["v1", "v2", "attn"] = "v2"
+    out_dim: int
+    hidden_dim: int
+    num_inner: int = 0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for field, low, high in (("out_dim", 1, 1 << 18), ("hidden_dim", 1, 1 << 16)):
+            if not low <= getattr(self, field) <= high:
+                raise ValueError(f"head {field} must be from {low} to {high}")
+        if not 0 <= self.num_inner <= 64 or not 0 < self.norm_eps < 1:
+            raise ValueError("head num_inner must be from 0 to 64, and norm_eps in (0, 1)")
+        if self.kind == "attn" and self.num_inner:
+            raise ValueError("an attention head has no inner layers: num_inner must be 0")
+
+
+class MLPHead(nn.Module):
+    """fc1, then `num_inner` residual (LayerNorm, GELU, linear), then LayerNorm, GELU, linear."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_inner: int = 0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, hidden_dim)
+        self.blocks = nn.ModuleList(_stage(hidden_dim, hidden_dim) for _ in range(num_inner))
+        self.final = _stage(hidden_dim, out_dim)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last linear layer."""
+        last = self.final[-1]
+        assert isinstance(last, nn.Linear)
+        return last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_dim] to [..., out_dim]."""
+        x = self.fc1(x)
+        for block in self.blocks:
+            x = x + block(x)
+        out: Tensor = self.final(x)
+        return out
+
+
+class ReluHead(nn.Module):
+    """fc1, LayerNorm, ReLU, then `num_inner` times (linear, LayerNorm, ReLU), then fc2."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_inner: int = 0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.act = nn.ReLU()
+        inner: list[nn.Module] = []
+        for _ in range(num_inner):
+            inner += [nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.ReLU()]
+        self.inner = nn.Sequential(*inner)
+        self.fc2 = nn.Linear(hidden_dim, out_dim)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_dim] to [..., out_dim]."""
+        out: Tensor = self.fc2(self.inner(self.act(self.norm(self.fc1(x)))))
+        return out
+
+
+class AttentionHead(nn.Module):
+    """Two transformer blocks over the patches, then an `MLPHead` without inner layers.
+
+    Args:
+        in_dim: width of the tokens, a multiple of 16 (the attention heads).
+        hidden_dim: hidden width of the MLP.
+        out_dim: output width.
+        norm_eps: of the LayerNorms inside the blocks.
+
+    Raises:
+        ValueError: in_dim is no multiple of 16.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm_eps: float = 1e-6) -> None:
+        super().__init__()
+        if in_dim % ATTENTION_HEADS:
+            raise ValueError(
+                f"an attention head needs a width that is a multiple of {ATTENTION_HEADS}, "
+                f"not {in_dim}"
+            )
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    in_dim,
+                    ATTENTION_HEADS,
+                    init_values=INITIAL_SCALE,
+                    qkv_bias=False,
+                    eps=norm_eps,
+                )
+                for _ in range(ATTENTION_BLOCKS)
+            )
+        )
+        self.mlp = MLPHead(in_dim, hidden_dim, out_dim)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last linear layer."""
+        return self.mlp.output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Patches [B, N, in_dim] to [B, N, out_dim]."""
+        out: Tensor = self.mlp(self.blocks(x))
+        return out
+
+
+Head = MLPHead | ReluHead | AttentionHead
+
+
+def build_head(config: HeadConfig, in_dim: int, copies: int = 1) -> Head:
+    """The head of a configuration.
+
+    Args:
+        config: its shape.
+        in_dim: width of the tokens that it reads.
+        copies: outputs of `out_dim` a token (more than one where features are upsampled).
+    """
+    out_dim = config.out_dim * copies
+    if config.kind == "attn":
+        return AttentionHead(in_dim, config.hidden_dim, out_dim, config.norm_eps)
+    kind = MLPHead if config.kind == "v2" else ReluHead
+    return kind(in_dim, config.hidden_dim, out_dim, config.num_inner)
+
+
+def _stage(in_dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(in_dim), nn.GELU(), nn.Linear(in_dim, out_dim))
+
 
 MAX_TOKEN_SLOT = 1024
 

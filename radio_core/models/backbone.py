@@ -99,11 +99,6 @@ class BackboneConfig:
         """Blocks of a transformer, whose tokens `Backbone.run_blocks` gives; 0 without them."""
         return 0
 
-    @property
-    def windows(self) -> str:
-        """Which layers stay global in windowed mode, for people; empty without that mode."""
-        return "its own" if self.own_windows else ""
-
     def build(self) -> "Backbone":
         """The network, with fresh weights."""
         raise NotImplementedError

@@ -1,23 +1,260 @@
 """E-RADIO, the efficient student: convolutions first, attention in windows on the small maps."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from radio_core.models.backbone import Backbone
+from radio_core.config_file import from_mapping
+from radio_core.models.backbone import Backbone, BackboneConfig
 from radio_core.models.eradio_blocks import AttentionBlocks, ConvBlocks, ConvBN
-from radio_core.models.eradio_config import (
-    FIRST_ATTENTION_LEVEL,
-    MAX_WINDOW_SIZE,
-    NUM_LEVELS,
-    ERadioConfig,
-    eradio_config,
-)
 from radio_core.vision import Output, check_images
 
-__all__ = ["ERadio", "ERadioConfig", "ERadioMaps", "eradio_config"]
+NUM_LEVELS = 4
+FIRST_ATTENTION_LEVEL = 2
+STEM_STRIDE = 4
+MAX_WINDOW_SIZE = 64
+MAX_FITTED_WINDOW = 16  # of the released E-RADIO
+MAX_RATIO = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ERadioConfig(BackboneConfig):
+    """The shape of an E-RADIO: two convolutional levels, two of windowed attention, and a neck.
+
+    Level i works at width dim * 2**i on a map with a cell of 4 * 2**i pixels.
+
+    Attributes:
+        type: marks this kind of backbone in config.json.
+        dim: width of level 0; even.
+        in_dim: width between the two convolutions of the stem.
+        depths: bottlenecks of levels 0 and 1, block groups of levels 2 and 3.
+        num_heads: attention heads of each level; levels 0 and 1 have no use for theirs.
+        window_sizes: side of the attention windows of levels 2 and 3, in cells.
+        sr_ratios: for levels 2 and 3, the attention blocks of one group: each attends on a map
+            that is smaller by this factor. Every factor divides the largest of its level.
+        conv_base: shrink and grow maps by learned strided convolutions; otherwise by average
+            pooling and nearest upsampling, with a 1x1 convolution.
+        conv_groups_ratio: groups of the convolution in front of a block at full size, as a share
+            of its channels: 0 dense, 1 depthwise, -1 no such convolution.
+        cpb_mlp_hidden: hidden width of the network that computes the relative position bias.
+        full_features_head_dim: width of the features and of the summary.
+        neck_start_stage: first level whose map goes into the features and gives them their size.
+        layer_scale: initial factor of the attention and MLP branches; None for no factor.
+    """
+
+    type: Literal["eradio"] = "eradio"
+    dim: int
+    in_dim: int
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int] = (2, 4, 8, 16)
+    window_sizes: tuple[int, int] = (16, 16)
+    sr_ratios: tuple[tuple[int, ...], tuple[int, ...]] = ((2, 1), (1,))
+    conv_base: bool = True
+    conv_groups_ratio: float = 0.0
+    cpb_mlp_hidden: int = 512
+    full_features_head_dim: int
+    neck_start_stage: int = 2
+    layer_scale: float | None = None
+
+    label = "E-RADIO"
+    own_windows = True
+    builds_on_meta = True
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[int, int]] = {
+            "dim": (2, 2048),
+            "in_dim": (1, 4096),
+            "depths": (1, 128),
+            "num_heads": (1, 1024),
+            "window_sizes": (2, MAX_WINDOW_SIZE),
+            "cpb_mlp_hidden": (1, 16384),
+            "full_features_head_dim": (1, 65536),
+            "neck_start_stage": (1, NUM_LEVELS - 1),
+        }
+        for field, (low, high) in bounds.items():
+            value = getattr(self, field)
+            if not all(low <= x <= high for x in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{field} must be from {low} to {high}, not {value}")
+        if self.dim % 2:
+            raise ValueError(f"dim must be even, not {self.dim}")
+        if not (self.conv_groups_ratio == -1 or 0 <= self.conv_groups_ratio <= 1):
+            raise ValueError(
+                f"conv_groups_ratio must be from 0 to 1, or -1, not {self.conv_groups_ratio}"
+            )
+        for level in range(FIRST_ATTENTION_LEVEL, NUM_LEVELS):
+            self._check_attention_level(level)
+
+    def _check_attention_level(self, level: int) -> None:
+        ratios, width, heads = self.ratios(level), self.width(level), self.num_heads[level]
+        if not 1 <= len(ratios) <= 16 or not all(1 <= r <= MAX_RATIO for r in ratios):
+            raise ValueError(
+                f"sr_ratios of level {level} must be 1 to 16 numbers from 1 to {MAX_RATIO}, "
+                f"not {ratios}"
+            )
+        if any(max(ratios) % ratio for ratio in ratios):
+            raise ValueError(f"each of sr_ratios {ratios} of level {level} must divide the largest")
+        if width % heads:
+            raise ValueError(f"width {width} of level {level} is not a multiple of {heads} heads")
+        if width % self.conv_groups(level):
+            raise ValueError(
+                f"conv_groups_ratio {self.conv_groups_ratio} gives {self.conv_groups(level)} "
+                f"groups, which do not divide the width {width} of level {level}"
+            )
+
+    def width(self, level: int) -> int:
+        """Channels of a level."""
+        return self.dim << level
+
+    def ratios(self, level: int) -> tuple[int, ...]:
+        """The entry of `sr_ratios` of attention level 2 or 3."""
+        return self.sr_ratios[level - FIRST_ATTENTION_LEVEL]
+
+    def window_size(self, level: int) -> int:
+        """The entry of `window_sizes` of attention level 2 or 3."""
+        return self.window_sizes[level - FIRST_ATTENTION_LEVEL]
+
+    def conv_groups(self, level: int) -> int:
+        """Groups of the convolution in front of a block, or 1 where there is none."""
+        return max(1, int(self.conv_groups_ratio * self.width(level)))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the summary and of the features."""
+        return self.full_features_head_dim
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of one feature cell."""
+        return STEM_STRIDE << self.neck_start_stage
+
+    @property
+    def resolution_step(self) -> int:
+        """Image sides are multiples of it: the cell of the last level, in pixels."""
+        return STEM_STRIDE << (NUM_LEVELS - 1)
+
+    def build(self) -> Backbone:
+        """The network, with fresh weights."""
+        return ERadio(self)
+
+    def fitting_window(self, height: int, width: int) -> int:
+        """The largest window in cells that tiles such images; the configured one if none does."""
+        cells = min(height, width) // self.resolution_step
+        tiling = [side for side in range(2, MAX_FITTED_WINDOW + 1) if cells % side == 0]
+        return max(tiling, default=self.window_sizes[-1])
+
+    def fit_windows(self, height: int, width: int) -> "ERadioConfig":
+        """The same with windows that tile images of this size in pixels."""
+        window = self.fitting_window(height, width)
+        return replace(self, window_sizes=(window, window))
+
+
+_LARGE: dict[str, Any] = {
+    "dim": 192,
+    "in_dim": 64,
+    "depths": (3, 3, 5, 5),
+    "full_features_head_dim": 1536,
+}
+_TINY: dict[str, Any] = {
+    "dim": 32,
+    "in_dim": 32,
+    "depths": (1, 3, 4, 5),
+    "full_features_head_dim": 256,
+}
+_TINY_8X: dict[str, Any] = _TINY | {
+    "conv_base": False,
+    "conv_groups_ratio": 1.0,
+    "cpb_mlp_hidden": 64,
+}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "eradio": _LARGE,
+    "eradio_large_fullres_ws16": _LARGE,
+    "eradio_xxxtiny": _TINY,
+    "eradio_xxxtiny_8x_ws12": _TINY_8X | {"window_sizes": (12, 12)},
+    "eradio_xxxtiny_8x_ws16": _TINY_8X | {"neck_start_stage": 1},
+}
+E_RADIO_B: dict[str, Any] = {
+    "dim": 128,
+    "depths": (3, 3, 4, 3),
+    "full_features_head_dim": 1024,
+}
+"""Overrides of "eradio" for E-RADIO-B, of which Table 7 has 118M parameters and no shape."""
+# Options that every released model has at the one value which this implementation knows.
+_FIXED = {
+    "return_full_features": True,
+    "use_neck": True,
+    "yolo_arch": True,
+    "qkv_bias": False,
+    "shuffle_down": False,
+    "downsample_shuffle": False,
+    "use_swiglu": False,
+    "multi_query": False,
+    "use_shift": False,
+}
+_WITHOUT_EFFECT = ("mlp_ratio",)
+_FIELDS = (
+    "dim",
+    "in_dim",
+    "depths",
+    "num_heads",
+    "conv_base",
+    "conv_groups_ratio",
+    "cpb_mlp_hidden",
+    "full_features_head_dim",
+    "neck_start_stage",
+    "layer_scale",
+)
+
+
+def eradio_config(preset: str, **overrides: Any) -> ERadioConfig:
+    """The configuration of a registered E-RADIO.
+
+    Args:
+        preset: its name in official checkpoints, for example "eradio".
+        overrides: options under their official names. `window_size` and `sr_ratio` are lists with
+            an entry a level, each a number or a list with one for each attention block; those of
+            levels 0 and 1 are ignored.
+
+    Raises:
+        ValueError: unknown preset or option, an option that is not supported, or values that do
+            not fit together.
+    """
+    if preset not in _PRESETS:
+        raise ValueError(f"unknown E-RADIO {preset!r}; known: {', '.join(_PRESETS)}")
+    known = (*_FIELDS, "window_size", "sr_ratio", *_FIXED, *_WITHOUT_EFFECT)
+    if unknown := [name for name in overrides if name not in known]:
+        raise ValueError(f"unknown E-RADIO option {unknown[0]!r}; known: {', '.join(known)}")
+    unsupported = [f"{k}={overrides[k]}" for k, v in _FIXED.items() if overrides.get(k, v) != v]
+    if unsupported:
+        raise ValueError(f"E-RADIO with {', '.join(unsupported)} is not supported")
+    values = _PRESETS[preset] | {k: overrides[k] for k in _FIELDS if k in overrides}
+    if "window_size" in overrides:
+        values["window_sizes"] = [
+            _only(sides) for sides in _attention_levels(overrides, "window_size")
+        ]
+    if "sr_ratio" in overrides:
+        values["sr_ratios"] = _attention_levels(overrides, "sr_ratio")
+    return from_mapping(ERadioConfig, values)
+
+
+def _attention_levels(options: Mapping[str, Any], name: str) -> list[list[Any]]:
+    """The entries of levels 2 and 3 of a list with an entry a level, each as a list."""
+    levels = options[name]
+    if not isinstance(levels, Sequence) or len(levels) != NUM_LEVELS:
+        raise ValueError(f"{name} must be a list of {NUM_LEVELS} levels, not {levels!r}")
+    return [
+        list(level) if isinstance(level, (list, tuple)) else [level]
+        for level in levels[FIRST_ATTENTION_LEVEL:]
+    ]
+
+
+def _only(sides: list[Any]) -> Any:
+    """The one window size of a level."""
+    if not sides or any(side != sides[0] for side in sides):
+        raise ValueError(f"window_size {sides}: the blocks of a level must share one window size")
+    return sides[0]
 
 
 class ERadioMaps(NamedTuple):

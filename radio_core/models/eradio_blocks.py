@@ -4,15 +4,18 @@ Maps are [B, C, H, W], in memory plain or channels last, as the images are.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from radio_core.models.eradio_config import ERadioConfig
-from radio_core.models.windows import WindowGrid
+from radio_core.models.block import WindowGrid
 from radio_core.vision import any_size
+
+if TYPE_CHECKING:
+    from radio_core.models.eradio import ERadioConfig
 
 COORDINATE_RANGE = 8  # largest relative coordinate, whatever the window size
 MAX_BIAS = 16
@@ -191,7 +194,7 @@ class AttentionBlock(nn.Module):
         ratio: the factor; at 1 a convolution, added to its input, comes first.
     """
 
-    def __init__(self, config: ERadioConfig, level: int, ratio: int) -> None:
+    def __init__(self, config: "ERadioConfig", level: int, ratio: int) -> None:
         super().__init__()
         width = config.width(level)
         self.pre_conv: nn.Module | None = None
@@ -253,7 +256,7 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
 class AttentionGroup(nn.Module):
     """One attention block for each ratio of the level, in sequence."""
 
-    def __init__(self, config: ERadioConfig, level: int) -> None:
+    def __init__(self, config: "ERadioConfig", level: int) -> None:
         super().__init__()
         self.attention_blocks = nn.ModuleList(
             AttentionBlock(config, level, ratio) for ratio in config.ratios(level)
@@ -273,7 +276,7 @@ class AttentionBlocks(nn.ModuleList):
         window_size: side of the windows in cells; may be changed.
     """
 
-    def __init__(self, config: ERadioConfig, level: int) -> None:
+    def __init__(self, config: "ERadioConfig", level: int) -> None:
         super().__init__(AttentionGroup(config, level) for _ in range(config.depths[level]))
         self.window_size = config.window_size(level)
         self.max_ratio = max(config.ratios(level))

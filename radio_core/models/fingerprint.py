@@ -24,9 +24,13 @@ def files_fingerprint(*paths: Path) -> str:
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of all weights, wherever they are."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    """SHA-256 over all that decides a module's outputs, wherever it is.
+
+    That is its structure as it prints itself, and the names, types, shapes and values of its
+    parameters and of all buffers, also those that checkpoints leave out.
+    """
+    digest = hashlib.sha256(f"{module!r}\n".encode())
+    for name, tensor in sorted({**dict(module.named_buffers()), **module.state_dict()}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())

@@ -1,18 +1,96 @@
-"""The learned position grid with Cropped Position Embedding (CPE), and the patch generator.
+"""From pixels to tokens: stems, class tokens, and the learned grid of positions with CPE.
 
-In training each sample sees a random crop of the grid, interpolated to its own number of patches,
-so that the model learns to work at any resolution (paper section 3.3, Kim et al. 2023).
+With Cropped Position Embedding each training sample sees a random crop of the grid, interpolated to
+its own number of patches, so that the model learns to work at any resolution (paper section 3.3,
+Kim et al. 2023).
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.models.sample_draws import uniform
 from radio_core.vision import any_size
+
+
+class PatchEmbed(nn.Linear):
+    """Cuts the image into patches and multiplies each, flattened (channel, row, column)."""
+
+    def __init__(self, patch_size: int, embed_dim: int, bias: bool = False) -> None:
+        super().__init__(3 * patch_size**2, embed_dim, bias)
+        self.patch_size = patch_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to row-major tokens [B, H/p * W/p, embed_dim]."""
+        batch, channels, height, width = images.shape
+        p = self.patch_size
+        x = images.reshape(batch, channels, height // p, p, width // p, p)
+        x = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * p * p)
+        return F.linear(x, self.weight, self.bias)
+
+
+class ConvStem(nn.Module):
+    """Halves the image log2(patch_size) times by 3x3 convolutions with BatchNorm and ReLU.
+
+    A small student learns much faster behind it than behind `PatchEmbed`. The number of channels
+    doubles from layer to layer up to `embed_dim`; a 1x1 convolution ends it.
+
+    Raises:
+        ValueError: patch_size is not a power of two, at least 2.
+    """
+
+    def __init__(self, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        steps = patch_size.bit_length() - 1
+        if steps < 1 or patch_size != 1 << steps:
+            raise ValueError(f"a conv stem needs patch_size 2, 4, 8, 16, ..., not {patch_size}")
+        layers: list[nn.Module] = []
+        width = 3
+        for step in range(steps):
+            wider = max(embed_dim >> (steps - 1 - step), 8)
+            layers += [
+                nn.Conv2d(width, wider, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(wider),
+                nn.ReLU(inplace=True),
+            ]
+            width = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, embed_dim, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to row-major tokens [B, H/p * W/p, embed_dim]."""
+        x: Tensor = self.layers(images)
+        return x.flatten(2).transpose(1, 2)
+
+
+_PART: ContextVar[tuple[int, int] | None] = ContextVar("part of a batch", default=None)
+
+
+@contextmanager
+def part_of_batch(first: int, whole: int) -> Iterator[None]:
+    """Within this context, batches are the samples from `first` on of one with `whole` samples.
+
+    Args:
+        first: place of a forward pass's first sample in the whole batch.
+        whole: samples of the whole batch.
+    """
+    token = _PART.set((first, whole))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def uniform(batch: int, *shape: int, device: torch.device) -> Tensor:
+    """Uniform numbers in [0, 1) from torch's global generator, as [batch, *shape] float32."""
+    first, whole = _PART.get() or (0, batch)
+    assert first + batch <= whole, "the part lies within its batch"
+    return torch.rand(whole, *shape, device=device)[first : first + batch]
+
 
 Positions = Literal["cpe", "grid", "fixed", "dinov2"]
 """How the stored R x R grid serves an image of h x w patches.

@@ -1,6 +1,6 @@
 """The RADIO model: images to summaries and features, the student's and its adaptors'."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,18 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.models.adaptors import Adaptor
-from radio_core.models.checkpoint import (
-    load_strictly,
+from radio_core.models.config import (
+    DTYPES,
+    RadioConfig,
     read_config,
     read_weights,
     write_checkpoint,
 )
-from radio_core.models.conditioner import InputConditioner
-from radio_core.models.config import DTYPES, RadioConfig
 from radio_core.models.intermediates import Aggregation, collect_layers
-from radio_core.models.normalizers import AlphaScheme, FeatureNormalizer, IntermediateNormalizer
+from radio_core.models.normalizers import (
+    AlphaScheme,
+    FeatureNormalizer,
+    InputConditioner,
+    IntermediateNormalizer,
+)
 from radio_core.models.spectral import folded_state_dict
+from radio_core.models.weight_files import load_strictly
+from radio_core.registry import Registry, UnknownName
 from radio_core.vision import Output, Resolution, nearest_resolution
+
+TEXT_TOWERS: Registry[Callable[[str, Path | None], Any]] = Registry(
+    "radio.text_towers", "text tower"
+)
+"""By the word before ":" of their source: functions of that source and of local weights to take
+instead of a download, which return an object with `to(device)` and `encode_text(texts)`."""
 
 FeatureFormat = Literal["NLC", "NCHW"]
 
@@ -279,10 +291,11 @@ class RadioModel(nn.Module):
             having = ", ".join(towers) or "none"
             raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
         if adaptor not in self._text_towers:
-            from radio_core.teachers.text import load_text_tower
-
-            path = self.text_tower_paths.get(adaptor)
-            self._text_towers[adaptor] = load_text_tower(towers[adaptor], path)
+            source, path = towers[adaptor], self.text_tower_paths.get(adaptor)
+            kind = source.partition(":")[0]
+            if kind not in TEXT_TOWERS:  # the name is from a file: it must import nothing
+                raise UnknownName.of("text tower", source, TEXT_TOWERS.entries)
+            self._text_towers[adaptor] = TEXT_TOWERS.load(kind)(source, path)
         device = next(self.parameters()).device
         tower = self._text_towers[adaptor].to(device)
         encoded: Tensor = tower.encode_text(texts).float().to(device)

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from radio_core.models.backbone import Backbone, BackboneConfig, TokenStates
-from radio_core.models.block import Block, FeedForward
-from radio_core.models.position import PatchGenerator, Positions
-from radio_core.models.stem import ConvStem, PatchEmbed
-from radio_core.models.windows import DEFAULT_NUM_GLOBAL, WindowGrid, window_schedule
+from radio_core.models.block import (
+    DEFAULT_NUM_GLOBAL,
+    Block,
+    FeedForward,
+    WindowGrid,
+    window_schedule,
+)
+from radio_core.models.position import ConvStem, PatchEmbed, PatchGenerator, Positions
 from radio_core.vision import Output, Resolution, check_images
 
 LAYER_NORM_EPS = 1e-6
@@ -120,13 +124,6 @@ class ViTConfig(BackboneConfig):
         """Side of the position grid in pixels."""
         return self.grid_size * self.patch_size
 
-    @property
-    def windows(self) -> str:
-        """Which layers stay global in windowed mode, for people."""
-        if self.num_windowed is not None:
-            return f"{self.num_windowed} per global"
-        return f"{self.num_global or DEFAULT_NUM_GLOBAL} global"
-
     def build(self) -> "VisionTransformer":
         """The network, with fresh weights."""
         return VisionTransformer(self)
@@ -166,6 +163,13 @@ def vit_config(preset: str, *, patch_size: int | None = None, **overrides: Any) 
     # The grid covers 2048 pixels (paper 3.3: 128 positions a side at patch 16).
     values.setdefault("grid_size", round(_GRID_PIXELS / values["patch_size"]))
     return ViTConfig(**{**values, **overrides})
+
+
+def schedule_text(num_windowed: int | None, num_global: int | None) -> str:
+    """Which layers stay global in windowed mode, for people."""
+    if num_windowed is not None:
+        return f"{num_windowed} per global"
+    return f"{num_global or DEFAULT_NUM_GLOBAL} global"
 
 
 class VisionTransformer(Backbone):

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from radio_core.config_file import from_mapping
 from radio_core.extras import require
+from radio_core.models.weight_files import read_checkpoint
 from radio_core.registry import UnknownName
 from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of
-from radio_core.teachers.sources import misfit_of_torch, read_plain_weights
+from radio_core.teachers.sources import misfit_of_torch
 from radio_core.vision import ModelSpec, Output
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def load_sam(source: str, checkpoint: str | Path | None = None) -> "Sam":
         raise UnknownName(
             f"unknown SAM {source!r}; known: {known}, or a directory with {CONFIG_FILE}"
         )
-    weights: Any = read_plain_weights(file)
+    weights: Any = read_checkpoint(file)
     try:
         sam.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:

@@ -1,14 +1,8 @@
 """Where a teacher's files are, and whether its weights fit its config."""
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from radio_core.registry import UnknownName
 from radio_core.zoo.hub import DownloadError, fetch_repository, why_not_fetched
@@ -132,19 +126,3 @@ def _listed(text: str, kind: str) -> list[str]:
     """The quoted names after `Missing key(s) in state_dict:`."""
     found = re.search(rf"{kind} key\(s\) in state_dict: (.*?)\. *(\n|$)", text)
     return re.findall(r'"([^"]+)"', found.group(1)) if found else []
-
-
-def read_plain_weights(path: Path) -> Any:
-    """The tensors of a .safetensors or .pth file; nothing in it is executed.
-
-    Raises:
-        ValueError: it is no such file, or holds more than plain weights.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, KeyError, RuntimeError) as error:
-        # torch's own message advises to switch the protection off.
-        reason = str(error).partition("\n")[0].partition("(1)")[0].strip()
-        raise ValueError(f"{path} is not a plain weights file: {reason}") from error

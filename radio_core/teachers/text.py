@@ -3,7 +3,7 @@
 import pickle
 import string
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,6 @@ from radio_core.registry import UnknownName
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.teachers.open_clip import Tokenizer, create_open_clip, split_model
 from radio_core.teachers.transformers_files import quiet
-
-SIGLIP2_REPOSITORIES = {
-    "siglip2-g-384": "google/siglip2-giant-opt-patch16-384",
-    "siglip2-so400m": "google/siglip2-so400m-patch16-naflex",
-}
-"""Model of a teacher entry of type "siglip2" -> repository on the Hugging Face hub."""
 
 SIGLIP2_TOKENS = 64
 """Length to which SigLIP2 pads and cuts its texts: it was trained so, without a mask."""
@@ -128,27 +122,6 @@ def canonical_text(text: str) -> str:
     """Text as SigLIP2 was trained on: underscores are spaces, no ASCII punctuation, lower case,
     single spaces, none at the ends."""
     return " ".join(text.translate(_WITHOUT_PUNCTUATION).lower().split())
-
-
-def text_tower_source(teacher: Mapping[str, Any]) -> str | None:
-    """The source of the text tower that goes with a teacher of an official checkpoint.
-
-    Args:
-        teacher: its entry; "type", "model" and "pretrained" are read.
-
-    Returns:
-        What `load_text_tower` takes, or None for a teacher without a known text tower.
-    """
-    kind, model, pretrained = (teacher.get(key) for key in ("type", "model", "pretrained"))
-    if not isinstance(model, str) or not model:
-        return None
-    if kind == "siglip2" and model in SIGLIP2_REPOSITORIES:
-        return f"siglip2:{SIGLIP2_REPOSITORIES[model]}"
-    if kind == "open_clip" and model.startswith("hf-hub:"):
-        return f"open_clip:{model}"
-    if kind == "open_clip" and isinstance(pretrained, str) and pretrained:
-        return f"open_clip:{model.replace('/', '-')}/{pretrained}"  # as open_clip reads "ViT-B/32"
-    return None
 
 
 def load_text_tower(source: str, path: str | Path | None = None) -> TextTower:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from radio_core.extras import require
-from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
+from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 from radio_core.teachers.base import Teacher
 from radio_core.teachers.licences import licence_of, stated_licence
 from radio_core.teachers.sources import model_folder

@@ -5,7 +5,6 @@ intermediate features, window schedule, teachers, licence) goes to a folder besi
 that our loader gets everything back; transformers does not look at that folder.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,23 +12,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from radio_core.config_file import from_mapping
-from radio_core.models.checkpoint import (
+from radio_core.models.config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    Checkpoint,
+    RadioConfig,
     read_config,
     read_weights,
     write_checkpoint,
 )
-from radio_core.models.conditioner import CLIP_MEAN, CLIP_STD
-from radio_core.models.config import RadioConfig
+from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.vit import LAYER_NORM_EPS, ViTConfig
-from radio_core.models.weight_files import read_json
+from radio_core.models.weight_files import (
+    read_json,
+    write_json,
+    write_safetensors,
+)
+from radio_core.models.weight_files import (
+    stored as stored_as,
+)
 from radio_core.vision import nearest_resolution
 from radio_core.zoo.hf_remote import ADAPTORS, SUMMARY_IDXS, read_tensors
 
@@ -109,15 +115,12 @@ def is_native(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "radio"
 
 
-def from_native(directory: Path) -> tuple[RadioConfig, dict[str, Tensor]]:
+def load_native(directory: Path) -> Checkpoint:
     """Read a directory of transformers' `radio` model, or one written by `write_native`.
 
     Args:
         directory: holds config.json and model.safetensors (or its shards), and in the second case
             our folder.
-
-    Returns:
-        The configuration and the state dict of our `RadioModel`, float32.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -140,7 +143,7 @@ def from_native(directory: Path) -> tuple[RadioConfig, dict[str, Tensor]]:
     if (directory / SIDECAR).is_dir():
         config = _sidecar_config(directory / SIDECAR, fields)
         state |= read_weights(directory / SIDECAR)
-    return _with_layer_scale(config, state, float(scale))
+    return Checkpoint(*_with_layer_scale(config, state, float(scale)), str(directory))
 
 
 def _our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,20 +255,14 @@ def write_native(
         )
     state = folded_state_dict(model)
     rest = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
-    stored = {
-        name: tensor.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)
-        for name, tensor in _file_names(state).items()
-    }
-    bad = [name for name, tensor in stored.items() if not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(f"cannot save as {dtype}: NaN or infinite values in {', '.join(bad)}")
+    tensors = stored_as(_file_names(state), dtype)
     for name, values in (("norm_mean", config.mean), ("norm_std", config.std)):
-        stored[f"radio_model.input_conditioner.{name}"] = torch.tensor(values).view(3, 1, 1)
-    stored[SUMMARY_IDXS] = torch.tensor(config.summary_idxs)
+        tensors[f"radio_model.input_conditioner.{name}"] = torch.tensor(values).view(3, 1, 1)
+    tensors[SUMMARY_IDXS] = torch.tensor(config.summary_idxs)
     write_checkpoint(directory / SIDECAR, config, rest, dtype)
-    save_file(stored, directory / WEIGHTS_FILE, {"format": "pt"})
-    _write_json(directory / CONFIG_FILE, _native_config(config, dtype))
-    _write_json(directory / PREPROCESSOR_FILE, _preprocessor(config))
+    write_safetensors(directory / WEIGHTS_FILE, tensors)
+    write_json(directory / CONFIG_FILE, _native_config(config, dtype))
+    write_json(directory / PREPROCESSOR_FILE, _preprocessor(config))
 
 
 def inexpressible(config: RadioConfig) -> list[str]:
@@ -349,7 +346,3 @@ def _image_size(config: RadioConfig) -> tuple[int, int]:
     if config.preferred_resolution is not None:
         return config.preferred_resolution
     return nearest_resolution(DEFAULT_SIDE, DEFAULT_SIDE, config.backbone.patch_size)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -5,15 +5,16 @@ The Python files are never looked at: the arguments and the renamed tensors say 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from radio_core.models.config import DTYPES
+from radio_core.models.config import CONFIG_FILE, DTYPES, WEIGHTS_FILE, Checkpoint
 from radio_core.models.weight_files import read_json, read_safetensors
+from radio_core.zoo.official import EMA_OVERRIDES, from_official
+from radio_core.zoo.releases import find_release
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 24
@@ -31,26 +32,6 @@ HEADS = {"head_mlp": "_heads", "feat_mlp": "_feature_projections"}
 
 ADAPTORS = "radio_model.adaptors."
 SUMMARY_IDXS = "radio_model.summary_idxs"
-_DTYPE_ARGS = ("dtype", "amp_dtype")
-_FOLDED = {"spectral_reparam": False, "spectral_heads": False, "damp": None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteCodeExtras:
-    """What config.json and the tensors say beside the training arguments.
-
-    Attributes:
-        version: name of the release, e.g. "c-radio_v4-h"; empty if unknown.
-        max_resolution: longest image side in pixels; None if unknown.
-        preferred_resolution: (height, width) in pixels; None if unknown.
-        summary_idxs: the class tokens of the summary; they override what the arguments say. None
-            where the directory does not have them.
-    """
-
-    version: str = ""
-    max_resolution: int | None = None
-    preferred_resolution: tuple[int, int] | None = None
-    summary_idxs: tuple[int, ...] | None = None
 
 
 def is_remote_code(config: Mapping[str, Any]) -> bool:
@@ -58,19 +39,35 @@ def is_remote_code(config: Mapping[str, Any]) -> bool:
     return isinstance(config.get("args"), dict)
 
 
+def load_remote_code(directory: Path) -> Checkpoint:
+    """A directory as if it were the hub checkpoint that it was converted from.
+
+    What the directory itself says overrides what is known of its release.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_remote_code`; or its arguments are not supported.
+    """
+    args, state, extras = read_remote_code(directory)
+    checkpoint = from_official(args, state, str(directory))
+    release = find_release(str(extras.pop("version")))
+    config = checkpoint.config if release is None else release.applied_to(checkpoint.config)
+    return checkpoint._replace(config=replace(config, **extras))
+
+
 def read_remote_code(
     directory: Path,
-) -> tuple[dict[str, Any], dict[str, Tensor], RemoteCodeExtras]:
-    """Read a directory as if it were the hub checkpoint that it was converted from.
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """What such a directory holds.
 
     Args:
         directory: holds config.json and model.safetensors (or its shards).
 
     Returns:
         The training arguments with dtypes as `torch.dtype`; the tensors in their stored dtypes
-        under the checkpoint's key names, heads by adaptor name; and what else was said. Weights
-        are folded in these directories, and per-teacher head types do not count, so the arguments
-        say so too.
+        under the checkpoint's key names, heads by adaptor name; and the "version" (name of the
+        release, or empty), with the fields of `RadioConfig` that the directory gives. Weights are
+        folded in these directories, and per-teacher head types do not count, so the arguments say
+        so too.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -80,9 +77,21 @@ def read_remote_code(
     if not is_remote_code(config):
         raise ValueError(f'{directory / CONFIG_FILE} has no "args": not a RADIO directory')
     tensors = read_tensors(directory)
-    indices = tensors.pop(SUMMARY_IDXS, None)
-    where = str(directory)
-    return _arguments(config["args"], where), _renamed(tensors, where), _extras(config, indices)
+    extras: dict[str, Any] = {"version": config.get("version") or ""}
+    try:
+        if config.get("max_resolution") is not None:
+            extras["max_resolution"] = int(config["max_resolution"])
+        if (size := config.get("preferred_resolution")) is not None:
+            extras["preferred_resolution"] = (int(size[0]), int(size[1]))
+        if (indices := tensors.pop(SUMMARY_IDXS, None)) is not None:
+            extras["summary_idxs"] = tuple(indices.long().flatten().tolist())
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"{CONFIG_FILE} of a RADIO directory is malformed: {error}") from None
+    names = {name: _checkpoint_name(name) for name in tensors}
+    if strangers := [name for name, ours in names.items() if ours is None]:
+        raise ValueError(f"{directory} has tensors that no RADIO model has: {', '.join(strangers)}")
+    state = {str(names[name]): tensor for name, tensor in tensors.items()}
+    return _arguments(config["args"], directory), state, extras
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -97,60 +106,41 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """
     if (directory / WEIGHTS_FILE).is_file():
         return read_safetensors(directory / WEIGHTS_FILE)
-    if not (directory / INDEX_FILE).is_file():
+    path = directory / INDEX_FILE
+    if not path.is_file():
         raise FileNotFoundError(
             f"no {WEIGHTS_FILE} or {INDEX_FILE} in {directory} (pickled weights are not read here)"
         )
-    index = read_json(directory / INDEX_FILE, MAX_INDEX_BYTES).get("weight_map")
+    index = read_json(path, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-        raise ValueError(f'{directory / INDEX_FILE} has no "weight_map" of file names')
+        raise ValueError(f'{path} has no "weight_map" of file names')
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(index.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ValueError(f"{directory / INDEX_FILE}: {shard!r} is not a file beside it")
+            raise ValueError(f"{path}: {shard!r} is not a file beside it")
         if not (directory / shard).is_file():
-            raise FileNotFoundError(f"{directory / INDEX_FILE} needs {shard}, which is missing")
+            raise FileNotFoundError(f"{path} needs {shard}, which is missing")
         tensors |= read_safetensors(directory / shard)
-    if tensors.keys() != index.keys():
-        different = ", ".join(sorted(tensors.keys() ^ index.keys()))
-        raise ValueError(f"{directory / INDEX_FILE} does not fit its files: {different}")
+    if different := sorted(tensors.keys() ^ index.keys()):
+        raise ValueError(f"{path} does not fit its files: {', '.join(different)}")
     return tensors
 
 
-def _arguments(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments as in a hub checkpoint."""
-    args = {**stored, **_FOLDED}
-    for field in _DTYPE_ARGS:
-        name = args.get(field)
-        if isinstance(name, str):
+def _arguments(stored: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The arguments as in a hub checkpoint: weights are folded here, heads of one kind."""
+    args = {**stored, **EMA_OVERRIDES}
+    for field in ("dtype", "amp_dtype"):
+        if isinstance(name := args.get(field), str):
             short = name.removeprefix("torch.")
             if short not in DTYPES:
-                raise ValueError(f"{where}: {field} {name!r} is not one of {', '.join(DTYPES)}")
+                raise ValueError(f"{directory}: {field} {name!r} is not one of {', '.join(DTYPES)}")
             args[field] = DTYPES[short]
     teachers = args.get("teachers")
     if not isinstance(teachers, list) or not all(isinstance(t, dict) for t in teachers):
-        raise ValueError(f'{where}: "args" has no list of "teachers"')
-    head_types = ("mlp_version", "spatial_mlp_version")
-    args["teachers"] = [
-        {key: value for key, value in teacher.items() if key not in head_types}
-        for teacher in teachers
-    ]
+        raise ValueError(f'{directory}: "args" has no list of "teachers"')
+    kinds = ("mlp_version", "spatial_mlp_version")
+    args["teachers"] = [{k: v for k, v in t.items() if k not in kinds} for t in teachers]
     return args
-
-
-def _renamed(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The tensors under the names of a hub checkpoint."""
-    state = {}
-    unknown = []
-    for name, tensor in tensors.items():
-        renamed = _checkpoint_name(name)
-        if renamed is None:
-            unknown.append(name)
-        else:
-            state[renamed] = tensor
-    if unknown:
-        raise ValueError(f"{where} has tensors that no RADIO model has: {', '.join(unknown)}")
-    return state
 
 
 def _checkpoint_name(name: str) -> str | None:
@@ -163,21 +153,3 @@ def _checkpoint_name(name: str) -> str | None:
     if not name.startswith(ADAPTORS) or head not in HEADS:
         return None
     return f"{HEADS[head]}.{adaptor}.{key}"
-
-
-def _extras(config: Mapping[str, Any], indices: Tensor | None) -> RemoteCodeExtras:
-    size = config.get("preferred_resolution")
-    try:
-        return RemoteCodeExtras(
-            version=str(config.get("version") or ""),
-            max_resolution=_side(config, "max_resolution"),
-            preferred_resolution=None if size is None else (int(size[0]), int(size[1])),
-            summary_idxs=None if indices is None else tuple(indices.long().flatten().tolist()),
-        )
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{CONFIG_FILE} of a RADIO directory is malformed: {error}") from None
-
-
-def _side(config: Mapping[str, Any], field: str) -> int | None:
-    value = config.get(field)
-    return None if value is None else int(value)

@@ -8,7 +8,7 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
-from radio_core.zoo.releases import Release
+from radio_core.zoo.releases import ModelCard
 
 REPOSITORY_FILES = ("config.json", "*.safetensors")
 """What is fetched of a whole repository: no code, nothing pickled."""
@@ -21,7 +21,7 @@ class DownloadError(OSError):
     """A file of the hub is not there; the message says which, why, and where to put it instead."""
 
 
-def fetch_release(release: Release) -> Path:
+def fetch_release(release: ModelCard) -> Path:
     """The checkpoint of a release, from the hub cache or else downloaded into it.
 
     A file in the cache is used as it is, without asking the hub. Without a network the answer comes
@@ -32,7 +32,7 @@ def fetch_release(release: Release) -> Path:
     """
     import huggingface_hub as hub
 
-    repo, file = release.hub_repo, release.hub_file
+    repo, file = release.hub_repo, release.file
     cached = hub.try_to_load_from_cache(repo, file)
     if isinstance(cached, str):
         return Path(cached)

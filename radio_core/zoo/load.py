@@ -5,34 +5,27 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from radio_core.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, read_weights
-from radio_core.models.config import RadioConfig
+from radio_core.models.config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    RadioConfig,
+    read_config,
+    read_weights,
+)
 from radio_core.models.radio import RadioModel
 from radio_core.models.weight_files import read_json
-from radio_core.zoo.hf_native import from_native, is_native
-from radio_core.zoo.hf_remote import RemoteCodeExtras, is_remote_code, read_remote_code
+from radio_core.zoo.hf_native import is_native, load_native
+from radio_core.zoo.hf_remote import is_remote_code, load_remote_code
 from radio_core.zoo.hub import fetch_release, fetch_repository
-from radio_core.zoo.official import from_official
-from radio_core.zoo.pickled import read_pickled
-from radio_core.zoo.registry import BUNDLED, unknown_model
-from radio_core.zoo.releases import RELEASES, Release, find_release
+from radio_core.zoo.official import load_official
+from radio_core.zoo.releases import BUNDLED, RELEASES, find_release, unknown_model
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_SAFETENSORS = ".safetensors"
-
-
-class _Source(NamedTuple):
-    """A checkpoint that has been read: what the model is, its tensors, and where they are from."""
-
-    config: RadioConfig
-    state: dict[str, Tensor]
-    where: str
-    absent: Mapping[str, str] = {}
 
 
 def load_model(
@@ -75,7 +68,12 @@ def load_model(
     """
     read = _read(source)
     window_size = _checked_window(read.config, window_size)
-    config = _with_options(read.config, num_windowed, num_global, pos_align_corners)
+    changes: dict[str, Any] = {}
+    if num_windowed is not None or num_global is not None:
+        changes |= {"num_windowed": num_windowed, "num_global": num_global}
+    if pos_align_corners is not None:
+        changes["pos_align_corners"] = pos_align_corners
+    config = dataclasses.replace(read.config, backbone=read.config.backbone.with_fields(**changes))
     model = RadioModel.from_state(config, read.state, read.where, dtype)
     names = (adaptors,) if isinstance(adaptors, str) else tuple(adaptors or ())
     for name in (*names, *(text_towers or {})):
@@ -88,93 +86,43 @@ def load_model(
     return model.to(device)
 
 
-def _read(source: str | Path) -> _Source:
+def _read(source: str | Path) -> Checkpoint:
     """Find and read what a user calls a model."""
     name = str(source)
     if name in BUNDLED:
-        return _ours(BUNDLED[name])
+        return _read_directory(BUNDLED[name])
     path, release = Path(source), find_release(name)
     if path.is_dir():
-        return _directory(path)
+        return _read_directory(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        released = [card for card in RELEASES.values() if card.file == path.name]
+        return load_official(path, released[0] if released else None)
     if path.is_file():
-        return _file(path)
+        if path.name != WEIGHTS_FILE or not (path.parent / CONFIG_FILE).is_file():
+            raise FileNotFoundError(
+                f"{path} holds tensors alone: it must be called {WEIGHTS_FILE}, with its "
+                f"{CONFIG_FILE} beside it"
+            )
+        return _read_directory(path.parent)
     if release is not None:
-        return _official(fetch_release(release), release)
-    if path.suffix in (_SAFETENSORS, ".tar", ".pth", ".pt"):
+        return load_official(fetch_release(release), release)
+    if path.suffix in (".safetensors", ".tar", ".pth", ".pt"):
         raise FileNotFoundError(f"no file {path}")
     if _HUB_ID.fullmatch(name) and not path.parent.is_dir():
-        return _directory(fetch_repository(name))
+        return _read_directory(fetch_repository(name))
     raise unknown_model(name)
 
 
-def _file(path: Path) -> _Source:
-    if path.suffix != _SAFETENSORS:
-        released = [release for release in RELEASES.values() if release.hub_file == path.name]
-        return _official(path, released[0] if released else None)
-    if path.name != WEIGHTS_FILE or not (path.parent / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"{path} holds tensors alone: it must be called {WEIGHTS_FILE}, with its {CONFIG_FILE} "
-            "beside it"
-        )
-    return _directory(path.parent)
-
-
-def _directory(path: Path) -> _Source:
+def _read_directory(path: Path) -> Checkpoint:
     """A directory in whichever layout its config.json has."""
     if not (path / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"no {CONFIG_FILE} in {path}: not a saved model")
     data = read_json(path / CONFIG_FILE)
     if is_remote_code(data):
-        return _remote_code(path)
+        return load_remote_code(path)
     if is_native(data):
-        return _Source(*from_native(path), str(path))
-    return _ours(path)
-
-
-def _ours(path: Path) -> _Source:
-    return _Source(read_config(path), read_weights(path), str(path))
-
-
-def _official(path: Path, release: Release | None = None) -> _Source:
-    file = read_pickled(path)
-    config, state, absent = from_official(file.args, file.state, str(path))
-    if release is not None:
-        config = _of_release(config, release)
-    return _Source(config, state, str(path), absent)
-
-
-def _remote_code(path: Path) -> _Source:
-    args, tensors, extras = read_remote_code(path)
-    config, state, absent = from_official(args, tensors, str(path))
-    release = find_release(extras.version)
-    if release is not None:
-        config = _of_release(config, release)
-    return _Source(_with_extras(config, extras), state, str(path), absent)
-
-
-def _of_release(config: RadioConfig, release: Release) -> RadioConfig:
-    """What the table of releases adds to a checkpoint."""
-    backbone = config.backbone.with_fields(
-        num_windowed=release.num_windowed, num_global=release.num_global
-    )
-    return dataclasses.replace(
-        config,
-        name=release.name,
-        backbone=backbone,
-        max_resolution=release.max_resolution,
-        preferred_resolution=release.preferred_resolution,
-        supports_windows=release.supports_windows and not release.own_windows,
-        licence=release.licence,
-    )
-
-
-def _with_extras(config: RadioConfig, extras: RemoteCodeExtras) -> RadioConfig:
-    """What the directory itself says overrides the table."""
-    changes: dict[str, Any] = {}
-    for field in ("max_resolution", "preferred_resolution", "summary_idxs"):
-        if getattr(extras, field) is not None:
-            changes[field] = getattr(extras, field)
-    return dataclasses.replace(config, **changes)
+        return load_native(path)
+    return Checkpoint(read_config(path), read_weights(path), str(path))
 
 
 def _checked_window(config: RadioConfig, window_size: int | None) -> int | None:
@@ -192,18 +140,3 @@ def _checked_window(config: RadioConfig, window_size: int | None) -> int | None:
     if not (config.supports_windows and config.backbone.supports_windows):
         raise ValueError(f"window_size {window_size}: this model has no windowed mode")
     return window_size
-
-
-def _with_options(
-    config: RadioConfig,
-    num_windowed: int | None,
-    num_global: int | None,
-    pos_align_corners: bool | None,
-) -> RadioConfig:
-    """The configuration with what the caller asked to be otherwise."""
-    changes: dict[str, Any] = {}
-    if num_windowed is not None or num_global is not None:
-        changes |= {"num_windowed": num_windowed, "num_global": num_global}
-    if pos_align_corners is not None:
-        changes["pos_align_corners"] = pos_align_corners
-    return dataclasses.replace(config, backbone=config.backbone.with_fields(**changes))

@@ -1,10 +1,15 @@
-"""An official checkpoint, arguments and tensors, as our configuration and our tensors.
+"""The official checkpoints: read without executing them, and as our configuration and tensors.
 
-Every rename between the two is in this file and in `official_heads`.
+Every rename between the two is in this file and in `official_tensors`.
 """
 
+import argparse
+import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,18 +17,54 @@ from torch import Tensor
 
 from radio_core.models.adaptors import MAX_TOKEN_SLOT
 from radio_core.models.backbone import BackboneConfig
-from radio_core.models.config import DTYPES, DtypeName, RadioConfig
+from radio_core.models.config import DTYPES, Checkpoint, DtypeName, RadioConfig
 from radio_core.models.eradio import eradio_config
 from radio_core.models.vit import ViTConfig
-from radio_core.zoo.architectures import (
-    DINO_FEATURE_START,
-    DINO_REGISTERS,
-    DINO_STUDENTS,
-    dino_architecture,
-    vit_architecture,
-)
-from radio_core.zoo.official_heads import PREFIXES, adaptors_of
-from radio_core.zoo.parametrized import SpectralOptions, is_first_version, plain_weights
+from radio_core.models.weight_files import GET_AGAIN, read_checkpoint
+from radio_core.zoo.official_tensors import PREFIXES, adaptors_of, plain_weights
+from radio_core.zoo.releases import ModelCard
+
+MAX_ARGS_VALUES = 100_000
+MAX_ARGS_DEPTH = 32
+EMA_OVERRIDES: dict[str, Any] = {"spectral_reparam": False, "spectral_heads": False, "damp": None}
+"""What holds for averaged weights, whatever `args` says of the trained ones."""
+
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "so400m": {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 4304 / 1152},
+    "so400m_v2": {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_ratio": 4320 / 1152},
+    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+    "giant": {"embed_dim": 1536, "depth": 40, "num_heads": 24},
+    "bigG": {"embed_dim": 1664, "depth": 48, "num_heads": 16, "init_values": 1e-6},
+}
+_NAME = re.compile(rf"vit_({'|'.join(_SIZES)})_patch(\d{{1,3}})(_v2)?_(\d{{1,4}})")
+_V2 = {"init_values": 1e-5, "reg_tokens": 4, "img_size": 592}
+
+_NONE_IS_DEFAULT = {"img_size", "reg_tokens", "no_embed_class"}
+
+DINO_STUDENTS: dict[str, dict[str, Any]] = {
+    "dino_v2_l_student": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "ffn": "mlp"},
+    "dino_v2_g_student": {"embed_dim": 1536, "depth": 40, "num_heads": 24, "ffn": "swiglu"},
+}
+DINO_PATCH, DINO_REGISTERS = 14, 4
+DINO_FEATURE_START = 5
+"""The official wrapper of these students cuts off five tokens, whatever the model has."""
+
+_SHAPE = {"patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values"}
+_NEUTRAL: dict[str, Any] = {
+    "class_token": True,
+    "qkv_bias": True,
+    "qk_norm": False,
+    "pre_norm": False,
+}
+_NEUTRAL |= {"dynamic_img_size": False, "dynamic_img_pad": False, "norm_layer": None}
+_IGNORED = {"weight_init", "strict_img_size", "drop_path_rate", "drop_rate"}
+_IGNORED |= {f"{part}_drop_rate" for part in ("attn", "proj", "pos", "patch")}
 
 _STUDENT, _CONDITIONER = "base_model.", "input_conditioner."
 _NORMALIZERS = {
@@ -35,18 +76,100 @@ _RECOMPUTED_BY_ERADIO = ("relative_coords_table", "relative_position_index", "re
 _NORM_BLOCKS = ("norm1", "norm2")
 
 
-class Translated(NamedTuple):
-    """A checkpoint in our terms.
+class OfficialFile(NamedTuple):
+    """What an official checkpoint holds.
 
     Attributes:
-        config: what the model is.
-        state: the tensors of `RadioModel`, floating ones float32.
-        absent: name -> reason of the adaptors that cannot be used.
+        state: official name, without wrapper prefixes -> tensor on the CPU, mapped from the file
+            and in its dtype; the averaged weights where there are any.
+        args: the training arguments as plain values: a Namespace is a dict here, a device or path
+            text, a size a tuple. With `EMA_OVERRIDES` where they apply.
     """
 
-    config: RadioConfig
     state: dict[str, Tensor]
-    absent: dict[str, str]
+    args: dict[str, Any]
+
+
+def load_official(path: Path, release: ModelCard | None = None) -> Checkpoint:
+    """An official checkpoint (`.pth.tar`) in our terms, with what is known of its release.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as `read_official` and `from_official`.
+    """
+    file = read_official(path)
+    checkpoint = from_official(file.args, file.state, str(path))
+    if release is None:
+        return checkpoint
+    return checkpoint._replace(config=release.applied_to(checkpoint.config))
+
+
+def read_official(path: Path) -> OfficialFile:
+    """Read an official checkpoint (`.pth.tar`); nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no official checkpoint, is damaged, or asks for more than tensors and
+            plain values.
+    """
+    file = read_checkpoint(path)
+    try:
+        if not isinstance(file, dict):
+            raise ValueError(f"it holds a {type(file).__name__}, not a dict")
+        averaged = file.get("state_dict_ema") is not None
+        weights = "state_dict_ema" if averaged else "state_dict"
+        for key, kind in ((weights, dict), ("args", (argparse.Namespace, dict))):
+            if key not in file:
+                found = ", ".join(str(name)[:60] for name in itertools.islice(file, 8))
+                raise ValueError(f"it has no {key!r}, only {found or 'nothing'}")
+            if not isinstance(file[key], kind):
+                raise ValueError(f"its {key!r} is a {type(file[key]).__name__}")
+        args: dict[str, Any] = _plain(file["args"], "args", 0, itertools.count())
+        state: dict[str, Tensor] = {}
+        for key, value in file[weights].items():
+            what = f"{weights} has a {type(value).__name__} under the {type(key).__name__} "
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ValueError(f"{what}{str(key)[:60]} instead of a tensor under a name")
+            name = _WRAPPERS.sub("", key)
+            if name in state:
+                raise ValueError(f"{name[:60]} twice in {weights}: with and without a wrapper")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"{name[:60]} has more values than the file stores for it")
+            state[name] = value.detach()
+    except ValueError as error:
+        raise ValueError(f"{path} is no RADIO checkpoint: {error}; {GET_AGAIN}") from None
+    return OfficialFile(state, args | (EMA_OVERRIDES if averaged else {}))
+
+
+def _plain(value: Any, where: str, depth: int, visited: Iterator[int]) -> Any:
+    """`value` made plain, as in `OfficialFile.args`.
+
+    Args:
+        value: a value from the file.
+        where: what errors call it.
+        depth: number of containers around it.
+        visited: counts the values, since what is shared many times over, or contains itself, is
+            small in the file and endless here.
+    """
+    if depth > MAX_ARGS_DEPTH or next(visited) >= MAX_ARGS_VALUES:
+        raise ValueError(f"too many or too deeply nested values at {where[:100]}")
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, torch.dtype):
+        return value
+    if kind is torch.device or isinstance(value, PurePath):
+        return str(value)
+    if kind is torch.Size:
+        return tuple(value)
+    if kind in (list, tuple, set, frozenset):
+        return kind(_plain(v, f"{where}[{i}]", depth + 1, visited) for i, v in enumerate(value))
+    if kind in (dict, OrderedDict):
+        plain = {k: _plain(v, f"{where}.{k!s:.60}", depth + 1, visited) for k, v in value.items()}
+        if depth == 0 and not all(isinstance(key, str) for key in plain):
+            raise ValueError(f"{where} has a number instead of a name")
+        return plain
+    raise ValueError(f"a {kind.__name__} at {where[:100]}, where only plain values are read")
 
 
 class _Student(NamedTuple):
@@ -56,7 +179,7 @@ class _Student(NamedTuple):
 
 def from_official(
     args: Mapping[str, Any], state: Mapping[str, Tensor], where: str = "checkpoint"
-) -> Translated:
+) -> Checkpoint:
     """Translate a checkpoint.
 
     Args:
@@ -68,7 +191,7 @@ def from_official(
         ValueError: arguments that are missing or not supported, tensors of no known component.
     """
     try:
-        return _translate(args, state)
+        return _translate(args, state)._replace(where=where)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise ValueError(f"{where}: its arguments or tensors make no sense ({detail})") from None
@@ -76,15 +199,15 @@ def from_official(
         raise ValueError(f"{where}: {error}") from None
 
 
-def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translated:
+def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Checkpoint:
     parts = _by_component(state)
-    first_version = is_first_version(state)
-    student_options = SpectralOptions.from_args(args.get("spectral_reparam"))
-    parts[_STUDENT] = plain_weights(parts[_STUDENT], student_options, first_version)
+    first_version = not any(name.endswith("._sn_version") for name in state)
+    spectral = args.get("spectral_reparam")
+    parts[_STUDENT] = plain_weights(parts[_STUDENT], spectral, first_version)
     teachers = _teachers(args)
     student = _student(args, teachers, parts[_STUDENT])
     for prefix in PREFIXES.values():
-        parts[prefix] = plain_weights(parts[prefix], SpectralOptions(), first_version)
+        parts[prefix] = plain_weights(parts[prefix], None, first_version)
     heads = {p + k: t for p in PREFIXES.values() for k, t in parts[p].items()}
     backbone = student.config
     max_slot = MAX_TOKEN_SLOT  # of students with a single summary token, whatever the slot
@@ -116,7 +239,8 @@ def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Translat
         intermediate_normalizer=kind,
         dtype=_dtype(args.get("dtype")),
     )
-    return Translated(config, {k: _float32(t) for k, t in tensors.items()}, absent)
+    state = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return Checkpoint(config, state, "", absent)
 
 
 def _by_component(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -319,5 +443,73 @@ def _dtype(value: Any) -> DtypeName:
     raise ValueError(f"dtype {value} is not supported; known: {', '.join(DTYPES)}")
 
 
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+class Architecture(NamedTuple):
+    """A plain vision transformer as timm would build it.
+
+    Attributes:
+        shape: the fields of `ViTConfig` that it fixes.
+        image_size: (height, width) in pixels that it is built for.
+        reg_tokens: register tokens of its own; replaced when it gets a position grid.
+        no_embed_class: its position embedding covers the patches alone.
+        scaled_norm: the LayerNorms of block k (from 1) multiply their output by 1 / sqrt(k).
+    """
+
+    shape: dict[str, Any]
+    image_size: tuple[int, int]
+    reg_tokens: int
+    no_embed_class: bool
+    scaled_norm: bool
+
+
+def vit_architecture(name: str, overrides: Mapping[str, Any]) -> Architecture:
+    """A ViT by its name in a checkpoint.
+
+    Args:
+        name: e.g. "vit_huge_patch16_224".
+        overrides: the checkpoint's `model_kwargs`.
+
+    Raises:
+        ValueError: an unknown name or an override that is not supported.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(
+            f"unknown student architecture {name!r}; known: vit_SIZE_patchP_224 with SIZE one of "
+            f"{', '.join(_SIZES)}, {', '.join(DINO_STUDENTS)}, and the eradio family"
+        )
+    size, patch, second, image = found.groups()
+    values = {**_SIZES[size], "patch_size": int(patch), "img_size": int(image)}
+    given = {k: v for k, v in overrides.items() if v is not None or k not in _NONE_IS_DEFAULT}
+    values |= (_V2 if second else {}) | given
+    image_size = values.pop("img_size")
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    for option, neutral in _NEUTRAL.items():
+        if values.pop(option, neutral) != neutral:
+            raise ValueError(f"model_kwargs {option}={overrides[option]!r} is not supported")
+    extra = {key: values.pop(key, 0) for key in ("reg_tokens", "no_embed_class", "scaled_ln")}
+    unknown = values.keys() - _SHAPE - _IGNORED
+    if unknown:
+        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
+    return Architecture(
+        {key: value for key, value in values.items() if key in _SHAPE},
+        (int(image_size[0]), int(image_size[1])),
+        int(extra["reg_tokens"]),
+        bool(extra["no_embed_class"]),
+        bool(extra["scaled_ln"]),
+    )
+
+
+def dino_architecture(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ViTConfig` that a DINOv2-style student fixes.
+
+    Raises:
+        ValueError: an override that is not supported.
+    """
+    unknown = overrides.keys() - _SHAPE - {"img_size", "weight_init"}
+    if unknown:
+        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
+    fixed: dict[str, Any] = {"patch_size": DINO_PATCH, "init_values": 1e-5, "patch_bias": True}
+    fixed |= {"final_norm": True, "summary": "first"}
+    changed = {key: value for key, value in overrides.items() if key in _SHAPE}
+    return {**DINO_STUDENTS[name], **fixed, **changed}

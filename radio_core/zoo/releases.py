@@ -1,8 +1,19 @@
-"""The released RADIO models: where their files are, and what is known of them before loading."""
+"""The models that are known by name: where their files are, and what is known before loading."""
 
+import difflib
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from safetensors import safe_open
+
+from radio_core.models.config import WEIGHTS_FILE, RadioConfig, read_config
+from radio_core.models.vit import schedule_text
+from radio_core.registry import UnknownName
 from radio_core.vision import Resolution
+
+BUNDLED: dict[str, Path] = {"toy": Path(__file__).parent / "weights" / "toy"}
+"""Models whose weights come with the package: name -> directory."""
 
 NON_COMMERCIAL = "NVIDIA Source Code License (non-commercial)"
 OPEN_MODEL = "NVIDIA Open Model License"
@@ -12,49 +23,94 @@ DEFAULT_RELEASE = "c-radio_v4-h"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
-    """One released checkpoint.
+class ModelCard:
+    """What a user must know of a model before loading it; of a release also where its file is.
 
     The checkpoint itself has the last word: what it says replaces what is written here.
 
     Attributes:
         name: as `load_model` takes it.
-        hub_repo: repository on the Hugging Face hub.
-        hub_file: name of the checkpoint in it.
-        architecture: the student, for people.
+        hub_repo: repository on the Hugging Face hub; empty where it comes with the package.
+        file: name of the checkpoint in it.
+        architecture: the backbone, for people.
         patch_size: pixels of one feature cell.
-        embed_dim: width of the features.
-        max_resolution: longest image side in pixels that it is meant for.
-        preferred_resolution: (height, width) in pixels.
-        supports_windows: whether a window size is accepted.
+        embed_dim: width of the backbone's features.
+        parameters: number of weights, adaptors included; None if unknown before the download.
+        max_resolution: longest image side in pixels that it is meant for; None if unknown.
+        preferred_resolution: (height, width) in pixels; None if unknown.
+        supports_windows: a window size is accepted.
         num_windowed: windowed layers between two global ones; None where `num_global` counts.
         num_global: number of global layers; None for the default, 4.
         own_windows: its attention is windowed by design; a window size is accepted and ignored.
-        adaptors: adaptors that its README names; empty if it names none.
-        teachers: teachers that it was distilled from; empty if not published.
-        pos_align_corners_training: whether its position grid was resized with align_corners when
-            it was released; None for a student without a position grid.
+        adaptors: names of its adaptors; of a release, those that its authors name.
+        teachers: names of the teachers that it was distilled from; empty if not published.
+        pos_align_corners: its position grid was resized with align_corners when it was trained;
+            None without such a grid. `load_model` resizes without it unless asked.
         licence: licence of the weights.
-        inferred: fields above that follow from the name or from its adaptors, not from a statement.
+        inferred: fields above that are concluded, not stated; the checkpoint decides.
     """
 
     name: str
     hub_repo: str = "nvidia/RADIO"
-    hub_file: str
+    file: str = ""
     architecture: str
     patch_size: int = 16
     embed_dim: int
-    max_resolution: int = 2048
-    preferred_resolution: Resolution
+    parameters: int | None = None
+    max_resolution: int | None = 2048
+    preferred_resolution: Resolution | None
     supports_windows: bool = True
     num_windowed: int | None = None
     num_global: int | None = None
     own_windows: bool = False
     adaptors: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
-    pos_align_corners_training: bool | None = True
+    pos_align_corners: bool | None = True
     licence: str
     inferred: tuple[str, ...] = ()
+
+    @property
+    def short_names(self) -> tuple[str, ...]:
+        """Other names for it."""
+        return tuple(short for short, full in SHORT_NAMES.items() if full == self.name)
+
+    @property
+    def hub_file(self) -> str | None:
+        """ "repository/file" on the Hugging Face hub; None where it comes with the package."""
+        return f"{self.hub_repo}/{self.file}" if self.hub_repo else None
+
+    @property
+    def text_adaptors(self) -> tuple[str, ...]:
+        """Those of its adaptors that also encode text."""
+        return tuple(name for name in self.adaptors if name in TEXT_ADAPTORS)
+
+    @property
+    def teacher_licences(self) -> tuple[str, ...]:
+        """Licence of each teacher's own weights, in the order of the teachers."""
+        return tuple(TEACHER_LICENCES.get(teacher, "unknown") for teacher in self.teachers)
+
+    @property
+    def windows(self) -> str:
+        """Which layers stay global in windowed mode, for people; empty without the mode."""
+        if self.own_windows:
+            return "its own"
+        if not self.supports_windows:
+            return ""
+        return schedule_text(self.num_windowed, self.num_global)
+
+    def applied_to(self, config: RadioConfig) -> RadioConfig:
+        """What the card adds to the configuration that a checkpoint of this release has."""
+        return replace(
+            config,
+            name=self.name,
+            backbone=config.backbone.with_fields(
+                num_windowed=self.num_windowed, num_global=self.num_global
+            ),
+            max_resolution=self.max_resolution,
+            preferred_resolution=self.preferred_resolution,
+            supports_windows=self.supports_windows and not self.own_windows,
+            licence=self.licence,
+        )
 
 
 TEACHER_LICENCES = {
@@ -75,9 +131,9 @@ TEACHER_LICENCES = {
 TEXT_ADAPTORS = ("clip", "siglip", "siglip2-g")
 """Adaptors of the releases whose teacher also has a text tower."""
 
-_V1 = Release(
+_V1 = ModelCard(
     name="radio_v1",
-    hub_file="radio_v1.pth.tar",
+    file="radio_v1.pth.tar",
     architecture="ViT-H/14",
     patch_size=14,
     embed_dim=1280,
@@ -89,7 +145,7 @@ _V1 = Release(
 _V2 = replace(
     _V1,
     name="radio_v2",
-    hub_file="radio_v2.pth.tar",
+    file="radio_v2.pth.tar",
     architecture="ViT-H/16",
     patch_size=16,
     max_resolution=2048,
@@ -98,9 +154,9 @@ _V2 = replace(
     adaptors=("clip", "dino_v2", "sam"),
     teachers=(*_V1.teachers, "SAM", "RTX-Translate"),
 )
-_V25_H = Release(
+_V25_H = ModelCard(
     name="radio_v2.5-h",
-    hub_file="radio_v2.5-h.pth.tar",
+    file="radio_v2.5-h.pth.tar",
     architecture="ViT-H/16",
     embed_dim=1280,
     preferred_resolution=Resolution(768, 768),
@@ -110,10 +166,10 @@ _V25_H = Release(
     licence=NON_COMMERCIAL,
     inferred=("embed_dim", "teachers"),
 )
-_C_V2_H = Release(
+_C_V2_H = ModelCard(
     name="c-radio_v2-vlm-h",
     hub_repo="nvidia/C-RADIOv2-VLM-H",
-    hub_file="c-radio_v2-vlm-h.pth.tar",
+    file="c-radio_v2-vlm-h.pth.tar",
     architecture="ViT-H/16",
     embed_dim=1280,
     preferred_resolution=Resolution(768, 768),
@@ -121,10 +177,10 @@ _C_V2_H = Release(
     licence=OPEN_MODEL,
     inferred=("embed_dim",),
 )
-_C_V3_H = Release(
+_C_V3_H = ModelCard(
     name="c-radio_v3-h",
     hub_repo="nvidia/C-RADIOv3-H",
-    hub_file="c-radio_v3-h_half.pth.tar",
+    file="c-radio_v3-h_half.pth.tar",
     architecture="ViT-H/16",
     embed_dim=1280,
     preferred_resolution=Resolution(512, 512),
@@ -138,25 +194,25 @@ _C_V4_H = replace(
     _C_V3_H,
     name="c-radio_v4-h",
     hub_repo="nvidia/C-RADIOv4-H",
-    hub_file="c-radio_v4-h_half.pth.tar",
+    file="c-radio_v4-h_half.pth.tar",
     supports_windows=True,
     adaptors=("siglip2-g", "dino_v3", "sam3"),
     teachers=("SigLIP 2", "DINOv3", "SAM 3"),
-    pos_align_corners_training=False,
+    pos_align_corners=False,
 )
 
 _ALL = (
     replace(
         _V25_H,
         name="radio_v2.5-b",
-        hub_file="radio-v2.5-b_half.pth.tar",
+        file="radio-v2.5-b_half.pth.tar",
         architecture="ViT-B/16",
         embed_dim=768,
     ),
     replace(
         _V25_H,
         name="radio_v2.5-l",
-        hub_file="radio-v2.5-l_half.pth.tar",
+        file="radio-v2.5-l_half.pth.tar",
         architecture="ViT-L/16",
         embed_dim=1024,
     ),
@@ -164,14 +220,14 @@ _ALL = (
     replace(
         _V25_H,
         name="radio_v2.5-h-norm",
-        hub_file="radio_v2.5-h-norm.pth.tar",
+        file="radio_v2.5-h-norm.pth.tar",
         architecture="ViT-H/16 with feature normalizers",
         inferred=("architecture", *_V25_H.inferred),
     ),
     replace(
         _V25_H,
         name="radio_v2.5-g",
-        hub_file="radio_v2.5-g.pth.tar",
+        file="radio_v2.5-g.pth.tar",
         architecture="ViT-g/14 in DINOv2's style",
         patch_size=14,
         embed_dim=1536,
@@ -183,21 +239,21 @@ _ALL = (
     replace(
         _V2,
         name="radio_v2.1",
-        hub_file="radio_v2.1_bf16.pth.tar",
+        file="radio_v2.1_bf16.pth.tar",
         architecture="ViT-H/16, trained in bfloat16",
         teachers=("DFN CLIP", "DINOv2", "SAM"),
         inferred=("teachers",),
     ),
     _V2,
     _V1,
-    Release(
+    ModelCard(
         name="e-radio_v2",
-        hub_file="eradio_v2.pth.tar",
+        file="eradio_v2.pth.tar",
         architecture="E-RADIO-L, convolutions and windowed attention",
         embed_dim=1536,
         preferred_resolution=Resolution(512, 512),
         own_windows=True,
-        pos_align_corners_training=None,
+        pos_align_corners=None,
         licence=NON_COMMERCIAL,
         inferred=("architecture", "embed_dim"),
     ),
@@ -205,7 +261,7 @@ _ALL = (
         _C_V2_H,
         name="c-radio_v2-g",
         hub_repo="nvidia/C-RADIOv2-g",
-        hub_file="c-radio_v2-g_half.pth.tar",
+        file="c-radio_v2-g_half.pth.tar",
         architecture="ViT-g/16",
         embed_dim=1536,
         inferred=("architecture", "embed_dim"),
@@ -215,7 +271,7 @@ _ALL = (
         _C_V3_H,
         name="c-radio_v3-b",
         hub_repo="nvidia/C-RADIOv3-B",
-        hub_file="c-radio_v3-b_half.pth.tar",
+        file="c-radio_v3-b_half.pth.tar",
         architecture="ViT-B/16 with LayerScale",
         embed_dim=768,
     ),
@@ -223,7 +279,7 @@ _ALL = (
         _C_V3_H,
         name="c-radio_v3-l",
         hub_repo="nvidia/C-RADIOv3-L",
-        hub_file="c-radio-v3_l_half.pth.tar",  # spelled so, unlike its siblings
+        file="c-radio-v3_l_half.pth.tar",  # spelled so, unlike its siblings
         architecture="ViT-L/16 with LayerScale",
         embed_dim=1024,
     ),
@@ -232,7 +288,7 @@ _ALL = (
         _C_V3_H,
         name="c-radio_v3-g",
         hub_repo="nvidia/C-RADIOv3-g",
-        hub_file="c-radio_v3-g_half.pth.tar",
+        file="c-radio_v3-g_half.pth.tar",
         architecture="ViT-g/16",
         embed_dim=1536,
     ),
@@ -240,14 +296,14 @@ _ALL = (
         _C_V4_H,
         name="c-radio_v4-so400m",
         hub_repo="nvidia/C-RADIOv4-SO400M",
-        hub_file="c-radio_v4-so400m_half.pth.tar",
+        file="c-radio_v4-so400m_half.pth.tar",
         architecture="ViT-SO400M/16",
         embed_dim=1152,
     ),
     _C_V4_H,
 )
 
-RELEASES: dict[str, Release] = {release.name: release for release in _ALL}
+RELEASES: dict[str, ModelCard] = {release.name: release for release in _ALL}
 """Every release by name."""
 
 SHORT_NAMES = {
@@ -265,7 +321,7 @@ SHORT_NAMES = {
 """Short name -> the newest release of that size."""
 
 
-def find_release(name: str) -> Release | None:
+def find_release(name: str) -> ModelCard | None:
     """The release of a full or a short name, or None.
 
     Upper and lower case are the same, and so are "-" and "_": "C-RADIO_H" is "c_radio_h".
@@ -277,3 +333,55 @@ def find_release(name: str) -> Release | None:
 
 def _spelled_alike(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def list_models() -> list[ModelCard]:
+    """The card of every model that `load_model` knows by name: the bundled ones, the releases."""
+    return [model_card(name) for name in (*BUNDLED, *RELEASES)]
+
+
+def model_card(name: str) -> ModelCard:
+    """The card of one model, by its name or a short name; nothing is downloaded.
+
+    Raises:
+        UnknownName: a ValueError; the known names and the nearest are listed.
+    """
+    if name not in BUNDLED:
+        release = find_release(name)
+        if release is None:
+            raise unknown_model(name)
+        return release
+    config = read_config(BUNDLED[name])
+    backbone, size = config.backbone, config.preferred_resolution
+    with safe_open(BUNDLED[name] / WEIGHTS_FILE, framework="pt") as file:  # its header alone
+        shapes = [file.get_slice(tensor).get_shape() for tensor in file.keys()]  # noqa: SIM118
+    return ModelCard(
+        name=name,
+        hub_repo="",
+        architecture=f"{backbone.label}/{backbone.patch_size}",
+        patch_size=backbone.patch_size,
+        embed_dim=backbone.embed_dim,
+        parameters=sum(map(math.prod, shapes)),
+        max_resolution=config.max_resolution,
+        preferred_resolution=None if size is None else Resolution(*size),
+        supports_windows=config.supports_windows,
+        num_windowed=getattr(backbone, "num_windowed", None),
+        num_global=getattr(backbone, "num_global", None),
+        own_windows=backbone.own_windows,
+        adaptors=tuple(adaptor.name for adaptor in config.adaptors),
+        teachers=config.teachers,
+        pos_align_corners=getattr(backbone, "pos_align_corners", None),
+        licence=config.licence,
+    )
+
+
+def unknown_model(name: str) -> UnknownName:
+    """The error for a name that is not known; it lists the known ones and the nearest."""
+    known = (*BUNDLED, *RELEASES)
+    near = difflib.get_close_matches(name.lower(), (*known, *SHORT_NAMES), n=1, cutoff=0.4)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UnknownName(
+        f"unknown model {name!r}{hint}; known: {', '.join(known)}; short names: "
+        f"{', '.join(SHORT_NAMES)}; or give a checkpoint file, a directory with a model, or a "
+        "hub id (owner/name)"
+    )

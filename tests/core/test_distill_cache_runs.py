@@ -16,7 +16,7 @@ from radio_core.distill.config import StageConfig, TrainConfig
 from radio_core.distill.inputs import open_run
 from radio_core.distill.run_folder import read_metrics
 from radio_core.distill.trainer import train
-from radio_core.models.checkpoint import read_weights
+from radio_core.models.config import read_weights
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from radio_core.distill.normalization import FeatureStatistics
 from radio_core.distill.trainer import train
 from radio_core.distill.warm_start import warm_start
 from radio_core.models import RadioModel, TimmConfig, ViTConfig, vit_config
-from radio_core.models.checkpoint import read_weights
+from radio_core.models.config import read_weights
 from radio_core.vision import ModelSpec
 
 DIMS: dict[str, tuple[int | None, int]] = {"clip": (10, 6), "dino_v2": (12, 10), "sam": (None, 8)}

@@ -142,7 +142,7 @@ def test_broken_checkpoints_are_explained(
         with pytest.raises(ValueError, match=message):
             build_radio_sam(radio, path, "vit_b")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth is not a plain weights file"):
+    with pytest.raises(ValueError, match=r"text\.pth is damaged"):
         build_radio_sam(radio, tmp_path / "text.pth", "vit_b")
     with pytest.raises(FileNotFoundError):
         build_radio_sam(radio, tmp_path / "absent.pth", "vit_b")

@@ -18,7 +18,7 @@ from radio_core.models import RadioModel
 from radio_core.teachers import TOY_TEACHERS, load_teacher
 from radio_core.teachers.segment_anything import SamTeacher
 from radio_core.zoo.load import load_model
-from radio_core.zoo.registry import BUNDLED
+from radio_core.zoo.releases import BUNDLED
 from radio_eval.contract import can_run, run_evaluator
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import from_radio, from_teacher, random_like

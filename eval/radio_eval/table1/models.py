@@ -10,8 +10,7 @@ from torch import nn
 from radio_core.cli import UsageError
 from radio_core.models import RadioModel
 from radio_core.teachers.load import is_teacher
-from radio_core.zoo.registry import BUNDLED
-from radio_core.zoo.releases import find_release
+from radio_core.zoo.releases import BUNDLED, find_release
 from radio_eval.eval_model import EvalModel
 from radio_eval.models import MODEL_FORMS, RANDOM
 

@@ -15,7 +15,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from radio_core.models.weight_files import first_bytes, read_json, read_safetensors
+from radio_core.models.weight_files import read_checkpoint, read_json
 from radio_core.zoo.load import load_model
 from radio_llava.compat import drop_unused_sampling
 from radio_llava.features import TowerConfig, tower_config_of
@@ -135,11 +135,7 @@ def read_state(directory: Path) -> dict[str, Tensor]:
             continue
         state: dict[str, Tensor] = {}
         for path in (directory / Path(name).name for name in sorted(names)):
-            if suffix == "safetensors":
-                state |= read_safetensors(path)
-            else:
-                first_bytes(path)
-                state |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state |= read_checkpoint(path)
         return state
     for name in ("adapter_config.json", "mm_projector.bin"):
         if (directory / name).is_file():

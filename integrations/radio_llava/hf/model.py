@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from radio_core.config_file import from_mapping, to_mapping
-from radio_core.models.conditioner import InputConditioner
 from radio_core.models.config import RadioConfig
+from radio_core.models.normalizers import InputConditioner
 from radio_core.models.radio import RadioModel
 from radio_llava.compat import drop_unused_sampling
 from radio_llava.features import (

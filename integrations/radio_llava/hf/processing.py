@@ -14,7 +14,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ImagesKwargs, MultiModalData
 
-from radio_core.models.conditioner import CLIP_MEAN
+from radio_core.models.normalizers import CLIP_MEAN
 from radio_llava.images import IMAGE, Aspect, RadioImageProcessor, token_count
 
 # Images come first in their message, each on a line of its own, unless a text names their places.

@@ -5,8 +5,7 @@ from typing import Any
 from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
 from radio_core.distill.recipes.paper import DINO_V2, paper_run
 from radio_core.models.backbone import BackboneConfig
-from radio_core.models.eradio import ERadioConfig, eradio_config
-from radio_core.models.eradio_config import E_RADIO_B
+from radio_core.models.eradio import E_RADIO_B, ERadioConfig, eradio_config
 from radio_core.models.timm_student import TimmConfig
 
 _IMAGENET_21K = ("data/imagenet-21k",)  # 5.1; for the user to fetch

@@ -65,10 +65,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(official: SamConfig, tmp_pa
 
     path = tmp_path / "sam_vit_b.pth"
     torch.save({"x": Bomb()}, path)
-    with pytest.raises(ValueError, match="is not a plain weights file"):
+    with pytest.raises(ValueError, match="Nothing in it was executed"):
         load_teacher(f"sam:vit_b:{path}")
     path.write_bytes(pickle.dumps({"x": Bomb()}, protocol=2))
-    with pytest.raises(ValueError, match="is not a plain weights file"):
+    with pytest.raises(ValueError, match="Nothing in it was executed"):
         load_teacher(f"sam:vit_b:{path}")
     assert not proof.exists()
 
@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_a_value_error(
     content: bytes, official: SamConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "sam.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"sam\.pth is not a plain weights file"):
+    with pytest.raises(ValueError, match=r"sam\.pth is (empty|damaged)"):
         load_sam("vit_b", tmp_path / "sam.pth")
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_directory_names_the_file(sam_folder: Path, tmp_path: Path) ->
         load_sam(str(tmp_path))
     (tmp_path / "sam_config.json").write_text(json.dumps(fields))
     (tmp_path / "sam.safetensors").write_bytes(b"xx")
-    with pytest.raises(ValueError, match=r"sam\.safetensors is not a plain weights file"):
+    with pytest.raises(ValueError, match=r"sam\.safetensors is damaged"):
         load_sam(str(tmp_path))
 
 

@@ -24,7 +24,6 @@ from radio_core.teachers.text import (
     TextTower,
     canonical_text,
     load_text_tower,
-    text_tower_source,
 )
 
 TEXTS = ["a red star", "A cat_dog, HERE!", "x" * 200]
@@ -221,39 +220,6 @@ def test_many_texts_are_encoded_in_parts(clip_folder: Path) -> None:
 )
 def test_canonical_text(text: str, wanted: str) -> None:
     assert canonical_text(text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("teacher", "wanted"),
-    [
-        (
-            {"type": "open_clip", "model": "ViT-H-14-378-quickgelu", "pretrained": "dfn5b"},
-            "open_clip:ViT-H-14-378-quickgelu/dfn5b",
-        ),
-        (
-            {"type": "open_clip", "model": "ViT-L/14", "pretrained": "openai"},
-            "open_clip:ViT-L-14/openai",
-        ),
-        ({"type": "open_clip", "model": "hf-hub:org/repo"}, "open_clip:hf-hub:org/repo"),
-        ({"type": "open_clip", "model": "ViT-L-14", "pretrained": None}, None),
-        ({"type": "open_clip", "pretrained": "openai"}, None),
-        (
-            {"type": "siglip2", "model": "siglip2-g-384"},
-            "siglip2:google/siglip2-giant-opt-patch16-384",
-        ),
-        (
-            {"type": "siglip2", "model": "siglip2-so400m", "name": "siglip2"},
-            "siglip2:google/siglip2-so400m-patch16-naflex",
-        ),
-        ({"type": "siglip2", "model": "siglip2-b"}, None),
-        ({"type": "siglip2"}, None),
-        ({"type": "siglip", "model": "siglip2-g-384"}, None),
-        ({"type": "dino_v2", "model": "dinov2_vitg14_reg"}, None),
-        ({}, None),
-    ],
-)
-def test_text_tower_of_a_teacher_entry(teacher: dict[str, Any], wanted: str | None) -> None:
-    assert text_tower_source(teacher) == wanted
 
 
 def test_names_that_are_no_text_tower(tmp_path: Path, clip_folder: Path) -> None:

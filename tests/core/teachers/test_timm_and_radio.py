@@ -9,9 +9,8 @@ import pytest
 import timm
 from torch import Tensor
 
-from radio_core.models.adaptors import AdaptorConfig
+from radio_core.models.adaptors import AdaptorConfig, HeadConfig
 from radio_core.models.config import RadioConfig
-from radio_core.models.heads import HeadConfig
 from radio_core.models.radio import RadioModel
 from radio_core.models.vit import vit_config
 

@@ -21,7 +21,7 @@ from segment_anything.modeling import Sam
 from radio_core.data.toyworld.export import export
 from radio_core.open import open_model
 from radio_core.processes import Processes
-from radio_core.zoo.registry import BUNDLED
+from radio_core.zoo.releases import BUNDLED
 from radio_eval.data.coco import CocoInstances
 from radio_eval.runner import Context, TaskResult, run_task
 from radio_eval.scores.masks import mask_iou

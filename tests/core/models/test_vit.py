@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from radio_core.models import VisionTransformer, vit_config
-from radio_core.models.stem import ConvStem
+from radio_core.models.position import ConvStem
 
 
 def tiny(**overrides: object) -> VisionTransformer:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from radio_core import RadioModel, load_model
 from radio_core.models import ERadio
-from radio_core.models.heads import AttentionHead
+from radio_core.models.adaptors import AttentionHead
 
-FOLDER = Path(os.environ.get("RADIO_SHARED", Path(__file__).parents[3] / "shared"))
+FOLDER = Path(os.environ.get("RADIO_SHARED", Path(__file__).parents[4] / "shared"))
 CASES = sorted(path.parent.name for path in FOLDER.glob("reference/golden/*/case.json")) or ["none"]
 STRICT = {"atol": 1e-4, "rtol": 1e-4}
 """What float32 has to reach whatever a case allows, except where it says otherwise itself."""

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
-from radio_core.zoo import registry
+from radio_core.zoo import releases
 from radio_core.zoo.load import load_model
-from radio_core.zoo.registry import list_models, model_card
+from radio_core.zoo.releases import list_models, model_card
 
 IMAGES = torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
 
@@ -100,10 +100,10 @@ def test_directory_without_a_model(tmp_path: Path) -> None:
 
 
 def test_cards_tell_what_the_files_hold(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "BUNDLED", {"mine": student})
-    card, *releases = list_models()
+    monkeypatch.setattr(releases, "BUNDLED", {"mine": student})
+    card, *others = list_models()
     assert card == model_card("mine")
-    assert all(release.hub_file for release in releases)
+    assert all(release.hub_file for release in others)
     assert (card.name, card.patch_size, card.embed_dim) == ("mine", 8, 16)
     assert (card.adaptors, card.text_adaptors) == (("clip", "sam"), ("clip",))
     assert (card.max_resolution, card.preferred_resolution) == (256, (64, 64))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from radio_core.models import VisionTransformer, vit_config
-from radio_core.models.windows import WindowGrid, window_schedule
+from radio_core.models.block import WindowGrid, window_schedule
 
 
 def letters(depth: int, num_windowed: int | None = None, num_global: int | None = None) -> str:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
-from radio_core.models.conditioner import CLIP_MEAN, InputConditioner
+from radio_core.models.normalizers import CLIP_MEAN, InputConditioner
+from radio_core.models.radio import TEXT_TOWERS
 from radio_core.models.spectral import apply_spectral
 from radio_core.vision import Output
 
@@ -182,10 +183,12 @@ def test_text_comes_from_the_tower_of_the_teacher(
             return torch.tensor([[3.0 * len(text), 4.0 * len(text)] for text in texts])
 
     loaded: list[tuple[str, Path | None]] = []
-    monkeypatch.setattr(
-        "radio_core.teachers.text.load_text_tower",
-        lambda name, path: (loaded.append((name, path)), Tower())[1],
-    )
+
+    def load(source: str, path: Path | None) -> Tower:
+        loaded.append((source, path))
+        return Tower()
+
+    monkeypatch.setattr(TEXT_TOWERS, "load", lambda kind: load)
     raw = model.encode_text("clip", ["a", "bb"])
     assert raw.tolist() == [[3, 4], [6, 8]]
     unit = model.encode_text("clip", ["a", "bb"], normalize=True)
@@ -338,11 +341,11 @@ def test_saving_over_a_model_replaces_each_file_at_once(
     model.save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
 
-    def broken(state: object, path: Path) -> None:
+    def broken(state: object, path: Path, _: object) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("radio_core.models.checkpoint.save_file", broken)
+    monkeypatch.setattr("radio_core.models.weight_files.save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

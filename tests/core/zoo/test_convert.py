@@ -7,13 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from radio_core.cli.convert import main
+from radio_core.cli import parse
+from radio_core.cli.models import ConvertOptions
+from radio_core.cli.models import convert as command
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 from radio_core.zoo import convert as convert_module
 from radio_core.zoo.convert import convert
 from radio_core.zoo.load import load_model
 
 IMAGES = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+
+
+def run(argv: list[str]) -> int:
+    """`radio convert ARGUMENTS`, with exceptions."""
+    return command(parse(ConvertOptions, argv, prog="radio convert"))
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def test_both_layouts_keep_the_model_and_its_adaptors(
     to: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, out = tmp_path / "new" / "found.json", tmp_path / "deep" / "out"
-    assert main([str(source), str(out), "--to", to, "--json", str(found)]) == 0
+    assert run([str(source), str(out), "--to", to, "--json", str(found)]) == 0
     printed = capsys.readouterr().out
     assert f"wrote {out} with adaptors: sam" in printed
     assert "largest difference" in printed
@@ -82,7 +89,7 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     sizes = {}
     for dtype in ("float32", "float16", "bfloat16"):
         out = tmp_path / dtype
-        assert main([str(source), str(out), "--to", "radio", "--dtype", dtype]) == 0
+        assert run([str(source), str(out), "--to", "radio", "--dtype", dtype]) == 0
         sizes[dtype] = (out / "model.safetensors").stat().st_size
     assert max(sizes["float16"], sizes["bfloat16"]) < 0.55 * sizes["float32"]
 
@@ -93,19 +100,19 @@ def test_only_overwrite_writes_into_a_directory_with_files(source: Path, tmp_pat
     (out / "notes.txt").write_text("mine")
     (out / "config.json").write_text("old")
     with pytest.raises(ValueError, match="is not empty; --overwrite"):
-        main([str(source), str(out), "--to", "radio"])
+        run([str(source), str(out), "--to", "radio"])
     assert (out / "config.json").read_text() == "old"
     for to in ("hf-native", "hf-native", "radio"):
-        assert main([str(source), str(out), "--to", to, "--overwrite"]) == 0
+        assert run([str(source), str(out), "--to", to, "--overwrite"]) == 0
         assert load_model(out).config == load_model(source).config
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="is a file"):
-        main([str(source), str(out / "notes.txt"), "--to", "radio"])
+        run([str(source), str(out / "notes.txt"), "--to", "radio"])
 
 
 def test_a_model_converts_in_its_own_place(source: Path) -> None:
     before = load_model(source)(IMAGES).features
-    assert main([str(source), str(source), "--to", "hf-native", "--overwrite"]) == 0
+    assert run([str(source), str(source), "--to", "hf-native", "--overwrite"]) == 0
     assert json.loads((source / "config.json").read_text())["model_type"] == "radio"
     torch.testing.assert_close(load_model(source)(IMAGES).features, before)
 
@@ -120,12 +127,12 @@ def test_a_result_that_computes_something_else_is_not_kept(
 
     monkeypatch.setattr(convert_module, "write_native", write_badly)
     with pytest.raises(ValueError, match=r"computes something else: loaded by load_model"):
-        main([str(source), str(tmp_path / "out"), "--to", "hf-native"])
+        run([str(source), str(tmp_path / "out"), "--to", "hf-native"])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_the_layout_cannot_express_leaves_nothing_behind(tmp_path: Path) -> None:
     source = save(tmp_path / "source", stem="conv")
     with pytest.raises(ValueError, match=r"no convolutional stem.*--to radio"):
-        main([str(source), str(tmp_path / "out"), "--to", "hf-native"])
+        run([str(source), str(tmp_path / "out"), "--to", "hf-native"])
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from radio_core.zoo.registry import list_models, model_card, unknown_model
 from radio_core.zoo.releases import (
     DEFAULT_RELEASE,
     NON_COMMERCIAL,
@@ -15,6 +14,9 @@ from radio_core.zoo.releases import (
     SHORT_NAMES,
     TEACHER_LICENCES,
     find_release,
+    list_models,
+    model_card,
+    unknown_model,
 )
 
 
@@ -30,7 +32,7 @@ def test_every_release_has_the_published_file_sizes_and_windows(facts: dict[str,
     assert facts["default_version"] == DEFAULT_RELEASE
     for name, known in facts["versions"].items():
         release = RELEASES[name]
-        assert (release.hub_repo, release.hub_file) == (known["hub_repo"], known["file"]), name
+        assert (release.hub_repo, release.file) == (known["hub_repo"], known["file"]), name
         assert release.patch_size == known["patch_size"], name
         width = known.get("embed_dim", known.get("full_features_head_dim"))
         assert release.embed_dim == width, name
@@ -51,9 +53,9 @@ def test_adaptors_licences_and_position_convention_are_the_published_ones(
         open_model = known["license_family"] == OPEN_MODEL
         assert release.licence == (OPEN_MODEL if open_model else NON_COMMERCIAL), name
         older = known.get("released_before_align_corners_change", False)
-        assert bool(release.pos_align_corners_training) == older, name
-    assert RELEASES["e-radio_v2"].pos_align_corners_training is None  # it has no position grid
-    assert RELEASES["c-radio_v4-h"].pos_align_corners_training is False
+        assert bool(release.pos_align_corners) == older, name
+    assert RELEASES["e-radio_v2"].pos_align_corners is None  # it has no position grid
+    assert RELEASES["c-radio_v4-h"].pos_align_corners is False
 
 
 def test_what_is_not_stated_is_marked_as_inferred(facts: dict[str, Any]) -> None:

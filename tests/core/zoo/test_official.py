@@ -12,7 +12,7 @@ from torch import Tensor
 
 from radio_core import load_model
 from radio_core.models import RadioConfig, RadioModel, ViTConfig
-from radio_core.models.heads import AttentionHead, MLPHead, ReluHead
+from radio_core.models.adaptors import AttentionHead, MLPHead, ReluHead
 from radio_core.zoo.official import from_official
 
 WIDTH, HIDDEN = 32, 12
@@ -61,7 +61,7 @@ def checkpoint() -> dict[str, Tensor]:
 
 
 def build(args: dict[str, Any], state: dict[str, Tensor]) -> RadioModel:
-    config, tensors, _ = from_official(args, state)
+    config, tensors, *_ = from_official(args, state)
     return RadioModel.from_state(config, tensors, "test")
 
 
@@ -193,7 +193,7 @@ def test_an_adaptor_of_unknown_kind_does_not_cost_the_model(
     teacher: dict[str, Any], reason: str
 ) -> None:
     state = student() | head("_heads.0", 5) | head("_feature_projections.0", 5)
-    config, tensors, absent = from_official(arguments(teachers=[teacher]), state)
+    config, tensors, _, absent = from_official(arguments(teachers=[teacher]), state)
     assert not RadioModel.from_state(config, tensors, "test").adaptors
     assert reason in absent[teacher["name"]]
 

@@ -19,7 +19,7 @@ from radio_core.models import (
     TimmStudent,
     vit_config,
 )
-from radio_core.models.checkpoint import read_config
+from radio_core.models.config import read_config
 
 # One of each family that timm has (it has no FasterViT), the step of its image sides, and its
 # width: that of the maps with cells of 16 and 32 pixels together.

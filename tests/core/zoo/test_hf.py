@@ -22,7 +22,7 @@ from radio_core.models import (
     eradio_config,
 )
 from radio_core.models.spectral import apply_spectral
-from radio_core.zoo.hf_native import SIDECAR, from_native, is_native, write_native
+from radio_core.zoo.hf_native import SIDECAR, is_native, load_native, write_native
 from radio_core.zoo.hf_remote import read_remote_code
 from radio_core.zoo.load import load_model
 
@@ -59,9 +59,12 @@ def test_remote_code_directory_reads_as_its_hub_checkpoint(shared: Path) -> None
     assert {k: args[k] for k in original if k not in text_only} == {
         k: v for k, v in original.items() if k not in text_only
     }
-    assert extras.version == "c-radio_v4-h"
-    assert (extras.max_resolution, extras.preferred_resolution) == (2048, (512, 512))
-    assert extras.summary_idxs == (0, 1)
+    assert extras == {
+        "version": "c-radio_v4-h",
+        "max_resolution": 2048,
+        "preferred_resolution": (512, 512),
+        "summary_idxs": (0, 1),
+    }
 
 
 def test_remote_code_names_and_arguments(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_remote_code_names_and_arguments(tmp_path: Path) -> None:
     assert args["dtype"] == torch.bfloat16
     assert args["teachers"] == [{"name": "sam"}]  # head types of single teachers do not count
     assert (args["spectral_reparam"], args["damp"]) == (False, None)  # already folded
-    assert extras.summary_idxs == (2, 0)
+    assert extras["summary_idxs"] == (2, 0)
 
 
 def test_code_in_a_directory_is_never_run(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_bad_native_directories_say_what_is_wrong(native: Any, tmp_path: Path) -
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
-            from_native(tmp_path)
+            load_native(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(

@@ -2,8 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from radio_core.models.adaptors import Adaptor, AdaptorConfig
-from radio_core.models.heads import AttentionHead, HeadConfig, MLPHead, ReluHead, build_head
+from radio_core.models.adaptors import (
+    Adaptor,
+    AdaptorConfig,
+    AttentionHead,
+    HeadConfig,
+    MLPHead,
+    ReluHead,
+    build_head,
+)
 from radio_core.vision import Output
 
 
