@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from radio_core.models.adaptors import MAX_TOKEN_SLOT
-from radio_core.models.backbone import BackboneConfig
 from radio_core.models.config import DTYPES, Checkpoint, DtypeName, RadioConfig
 from radio_core.models.eradio import eradio_config
 from radio_core.models.vit import ViTConfig
@@ -67,13 +66,13 @@ _IGNORED = {"weight_init", "strict_img_size", "drop_path_rate", "drop_rate"}
 _IGNORED |= {f"{part}_drop_rate" for part in ("attn", "proj", "pos", "patch")}
 
 _STUDENT, _CONDITIONER = "base_model.", "input_conditioner."
-_NORMALIZERS = {
-    "_feature_normalizer.": "feature_normalizer.",
-    "_intermediate_feature_normalizer.": "intermediate_normalizer.",
-}
+_FEATURE_NORMALIZER = "_feature_normalizer."
+_LAYER_NORMALIZER = "_intermediate_feature_normalizer."
 _UNUSED_BY_DINO = ("input_conditioner.norm_mean", "input_conditioner.norm_std", "inner.mask_token")
 _RECOMPUTED_BY_ERADIO = ("relative_coords_table", "relative_position_index", "relative_bias")
-_NORM_BLOCKS = ("norm1", "norm2")
+
+_Fields = dict[str, Any]
+_State = dict[str, Tensor]
 
 
 class OfficialFile(NamedTuple):
@@ -172,11 +171,6 @@ def _plain(value: Any, where: str, depth: int, visited: Iterator[int]) -> Any:
     raise ValueError(f"a {kind.__name__} at {where[:100]}, where only plain values are read")
 
 
-class _Student(NamedTuple):
-    config: BackboneConfig
-    state: dict[str, Tensor]
-
-
 def from_official(
     args: Mapping[str, Any], state: Mapping[str, Tensor], where: str = "checkpoint"
 ) -> Checkpoint:
@@ -191,7 +185,7 @@ def from_official(
         ValueError: arguments that are missing or not supported, tensors of no known component.
     """
     try:
-        return _translate(args, state)._replace(where=where)
+        return _translate(args, state, where)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise ValueError(f"{where}: its arguments or tensors make no sense ({detail})") from None
@@ -199,33 +193,42 @@ def from_official(
         raise ValueError(f"{where}: {error}") from None
 
 
-def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Checkpoint:
+def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Checkpoint:
+    teachers = args["teachers"]
+    if not isinstance(teachers, (list, tuple)) or not teachers:
+        raise ValueError("args.teachers must be a list of the teachers")
+    if not all(isinstance(t, Mapping) and isinstance(t.get("name"), str) for t in teachers):
+        raise ValueError("every entry of args.teachers must be a dict with a name")
     parts = _by_component(state)
     first_version = not any(name.endswith("._sn_version") for name in state)
-    spectral = args.get("spectral_reparam")
-    parts[_STUDENT] = plain_weights(parts[_STUDENT], spectral, first_version)
-    teachers = _teachers(args)
-    student = _student(args, teachers, parts[_STUDENT])
-    for prefix in PREFIXES.values():
-        parts[prefix] = plain_weights(parts[prefix], None, first_version)
-    heads = {p + k: t for p in PREFIXES.values() for k, t in parts[p].items()}
-    backbone = student.config
+    student = plain_weights(parts[_STUDENT], args.get("spectral_reparam"), first_version)
+    backbone, student = _student(args, _prefix_tokens(args, teachers), student)
+    heads = {
+        prefix + key: tensor
+        for prefix in PREFIXES.values()
+        for key, tensor in plain_weights(parts[prefix], None, first_version).items()
+    }
     max_slot = MAX_TOKEN_SLOT  # of students with a single summary token, whatever the slot
     has_slots = getattr(backbone, "summary", None) == "cls"
     if has_slots:
         max_slot = backbone.num_prefix_tokens - 1
     adaptors, tensors, absent = adaptors_of(args, teachers, heads, max_slot)
-    tensors |= {f"backbone.{key}": tensor for key, tensor in student.state.items()}
-    for prefix, ours in _NORMALIZERS.items():
-        tensors |= {ours + key: tensor for key, tensor in parts[prefix].items()}
-    if backbone.num_blocks:
-        tensors |= _first_layers(tensors, backbone.num_blocks)
-    if has_slots:
-        backbone = _with_slots(backbone, [adaptor.token_slot or 0 for adaptor in adaptors])
-    rotation = parts["_intermediate_feature_normalizer."].get("rotation")
+    if has_slots:  # registers that a summary head reads count as class tokens
+        slots = [(adaptor.token_slot or 0) + 1 for adaptor in adaptors]
+        classes = max(backbone.num_summary_tokens, *slots, 1)
+        registers = backbone.num_prefix_tokens - classes
+        backbone = backbone.with_fields(num_cls_tokens=classes, num_registers=registers)
+    tensors |= {f"backbone.{key}": tensor for key, tensor in student.items()}
+    tensors |= {f"feature_normalizer.{k}": t for k, t in parts[_FEATURE_NORMALIZER].items()}
     kind: Literal["per_layer", "shared"] | None = None
-    if rotation is not None:
+    if (rotation := parts[_LAYER_NORMALIZER].get("rotation")) is not None:
         kind = "per_layer" if rotation.ndim == 3 else "shared"
+    for key, tensor in parts[_LAYER_NORMALIZER].items():
+        # It may have more layers than the student.
+        whole = not backbone.num_blocks or (key == "rotation" and kind == "shared")
+        tensors[f"intermediate_normalizer.{key}"] = (
+            tensor if whole else tensor[: backbone.num_blocks]
+        )
     config = RadioConfig(
         name=str(args["model"]),
         backbone=backbone,
@@ -235,17 +238,17 @@ def _translate(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Checkpoi
         std=_constants(parts[_CONDITIONER], "norm_std"),
         teachers=tuple(dict.fromkeys(teacher["name"] for teacher in teachers)),
         supports_windows=backbone.supports_windows,
-        feature_normalizer=bool(parts["_feature_normalizer."]),
+        feature_normalizer=bool(parts[_FEATURE_NORMALIZER]),
         intermediate_normalizer=kind,
         dtype=_dtype(args.get("dtype")),
     )
-    state = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-    return Checkpoint(config, state, "", absent)
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return Checkpoint(config, floats, where, absent)
 
 
 def _by_component(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The tensors of each component, without its prefix."""
-    prefixes = (_STUDENT, _CONDITIONER, *PREFIXES.values(), *_NORMALIZERS)
+    prefixes = (_STUDENT, _CONDITIONER, *PREFIXES.values(), _FEATURE_NORMALIZER, _LAYER_NORMALIZER)
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
     unexpected = []
     for key, tensor in state.items():
@@ -261,87 +264,7 @@ def _by_component(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _teachers(args: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    teachers = args["teachers"]
-    if not isinstance(teachers, (list, tuple)) or not teachers:
-        raise ValueError("args.teachers must be a list of the teachers")
-    for teacher in teachers:
-        if not isinstance(teacher, Mapping) or not isinstance(teacher.get("name"), str):
-            raise ValueError("every entry of args.teachers must be a dict with a name")
-    return list(teachers)
-
-
-def _student(
-    args: Mapping[str, Any], teachers: list[Mapping[str, Any]], state: dict[str, Tensor]
-) -> _Student:
-    """Configuration and tensors of the student."""
-    name, overrides = str(args["model"]), dict(args.get("model_kwargs") or {})
-    if name.startswith("eradio"):
-        return _eradio(name, overrides, state)
-    state = {key.replace(".grandma", ".gamma"): tensor for key, tensor in state.items()}
-    tokens = _prefix_tokens(args, teachers)
-    if name in DINO_STUDENTS:
-        fields = dino_architecture(name, overrides)
-        state = {k.removeprefix("inner."): t for k, t in state.items() if k not in _UNUSED_BY_DINO}
-        if args["cpe_max_size"] is None:
-            grid = math.isqrt(state["pos_embed"].shape[1] - 1)
-            fields |= {"num_registers": DINO_REGISTERS, "grid_size": grid, "positions": "dinov2"}
-            return _Student(ViTConfig(**fields), _as_generator(state, grid, DINO_REGISTERS))
-        grid = _grid_size(args, fields["patch_size"])
-        start = None if sum(tokens.values()) == DINO_FEATURE_START else DINO_FEATURE_START
-        fields |= {**tokens, "grid_size": grid, "feature_start": start}
-        return _Student(ViTConfig(**fields), state)
-    return _vit(args, name, overrides, tokens, state)
-
-
-def _vit(
-    args: Mapping[str, Any],
-    name: str,
-    overrides: dict[str, Any],
-    tokens: dict[str, int],
-    state: dict[str, Tensor],
-) -> _Student:
-    architecture = vit_architecture(name, overrides)
-    fields: dict[str, Any] = dict(architecture.shape)
-    averaged = args.get("gp") == "avg"
-    fields["final_norm"] = bool(args.get("model_norm")) and not averaged
-    if averaged:  # the norm of timm's pooled head, which RADIO does not use
-        state = {k: t for k, t in state.items() if not k.startswith("fc_norm.")}
-    if architecture.scaled_norm:
-        state = _scaled_norms(state)
-    if args["cpe_max_size"] is not None:
-        state.pop("reg_token", None)  # replaced by the registers beside the position grid
-        grid = _grid_size(args, fields["patch_size"])
-        own = {side / fields["patch_size"] for side in architecture.image_size} == {grid}
-        fields |= {**tokens, "grid_size": grid, "positions": "grid" if own else "cpe"}
-        return _Student(ViTConfig(**fields), state)
-    height, width = architecture.image_size
-    if height != width:
-        raise ValueError(f"a plain ViT for images of {height}x{width} is not supported")
-    registers = architecture.reg_tokens
-    fields |= {"positions": "fixed", "patch_bias": True}
-    fields["grid_size"] = height // fields["patch_size"]
-    # Official outputs: the mean of the patches beside *all* tokens, or all but the first token.
-    if averaged:
-        fields |= {"summary": "avg", "num_registers": 1 + registers, "feature_start": 0}
-    else:
-        start = 1 if registers else None
-        fields |= {"summary": "first", "num_registers": registers, "feature_start": start}
-    return _Student(ViTConfig(**fields), _as_generator(state, fields["grid_size"], registers))
-
-
-def _eradio(name: str, overrides: dict[str, Any], state: dict[str, Tensor]) -> _Student:
-    overrides.pop("weight_init", None)
-    # The final norm is a BatchNorm that no output of RADIO passes.
-    kept = {
-        key: tensor
-        for key, tensor in state.items()
-        if key.rsplit(".", 1)[-1] not in _RECOMPUTED_BY_ERADIO and not key.startswith("norm.")
-    }
-    return _Student(eradio_config(name, **overrides), kept)
-
-
-def _prefix_tokens(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -> dict[str, int]:
+def _prefix_tokens(args: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]) -> _Fields:
     """Class tokens and registers beside a position grid."""
     names = {teacher["name"] for teacher in teachers}
     classes = len(names) if args.get("cls_token_per_teacher", True) else 1
@@ -352,11 +275,93 @@ def _prefix_tokens(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -
     return {"num_cls_tokens": classes, "num_registers": registers}
 
 
-def _with_slots(config: BackboneConfig, slots: list[int]) -> BackboneConfig:
-    """The registers that a summary head reads, counted as class tokens."""
-    classes = max(config.num_summary_tokens, *(slot + 1 for slot in slots), 1)
-    registers = config.num_prefix_tokens - classes
-    return config.with_fields(num_cls_tokens=classes, num_registers=registers)
+def _student(args: Mapping[str, Any], tokens: _Fields, state: _State) -> tuple[Any, _State]:
+    """Configuration and tensors of the student."""
+    name, overrides = str(args["model"]), dict(args.get("model_kwargs") or {})
+    if name.startswith("eradio"):
+        overrides.pop("weight_init", None)
+        # The final norm is a BatchNorm that no output of RADIO passes.
+        kept = {
+            key: tensor
+            for key, tensor in state.items()
+            if key.rsplit(".", 1)[-1] not in _RECOMPUTED_BY_ERADIO and not key.startswith("norm.")
+        }
+        return eradio_config(name, **overrides), kept
+    state = {key.replace(".grandma", ".gamma"): tensor for key, tensor in state.items()}
+    if name in DINO_STUDENTS:
+        return _dino(args, name, overrides, tokens, state)
+    return _vit(args, name, overrides, tokens, state)
+
+
+def _dino(
+    args: Mapping[str, Any], name: str, overrides: _Fields, tokens: _Fields, state: _State
+) -> tuple[ViTConfig, _State]:
+    unknown = overrides.keys() - _SHAPE - {"img_size", "weight_init"}
+    if unknown:
+        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
+    fields: _Fields = {**DINO_STUDENTS[name]} | {k: v for k, v in overrides.items() if k in _SHAPE}
+    fields = {"patch_size": DINO_PATCH, "init_values": 1e-5, **fields}
+    fields |= {"patch_bias": True, "final_norm": True, "summary": "first"}
+    state = {k.removeprefix("inner."): t for k, t in state.items() if k not in _UNUSED_BY_DINO}
+    if args["cpe_max_size"] is None:
+        grid = math.isqrt(state["pos_embed"].shape[1] - 1)
+        fields |= {"num_registers": DINO_REGISTERS, "grid_size": grid, "positions": "dinov2"}
+        return ViTConfig(**fields), _as_generator(state, grid, DINO_REGISTERS)
+    start = None if sum(tokens.values()) == DINO_FEATURE_START else DINO_FEATURE_START
+    grid = _grid_size(args, fields["patch_size"])
+    return ViTConfig(**fields, **tokens, grid_size=grid, feature_start=start), state
+
+
+def _vit(
+    args: Mapping[str, Any], name: str, overrides: _Fields, tokens: _Fields, state: _State
+) -> tuple[ViTConfig, _State]:
+    """A plain vision transformer as timm would build it, e.g. "vit_huge_patch16_224"."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(
+            f"unknown student architecture {name!r}; known: vit_SIZE_patchP_224 with SIZE one of "
+            f"{', '.join(_SIZES)}, {', '.join(DINO_STUDENTS)}, and the eradio family"
+        )
+    size, patch, second, image = found.groups()
+    options = _SIZES[size] | {"patch_size": int(patch), "img_size": int(image)}
+    options |= _V2 if second else {}
+    options |= {k: v for k, v in overrides.items() if v is not None or k not in _NONE_IS_DEFAULT}
+    for option, neutral in _NEUTRAL.items():
+        if options.pop(option, neutral) != neutral:
+            raise ValueError(f"model_kwargs {option}={overrides[option]!r} is not supported")
+    sides = options.pop("img_size")
+    height, width = (sides, sides) if isinstance(sides, int) else map(int, sides[:2])
+    registers = int(options.pop("reg_tokens", 0))
+    options.pop("no_embed_class", None)  # the position embedding itself tells what it covers
+    if options.pop("scaled_ln", False):  # LayerNorms of block k (from 1) times 1 / sqrt(k)
+        for key, path in [(key, key.split(".")) for key in state]:
+            if path[0] == "blocks" and path[2] in ("norm1", "norm2"):
+                state[key] = state[key].float() / math.sqrt(int(path[1]) + 1)
+    unknown = options.keys() - _SHAPE - _IGNORED
+    if unknown:
+        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
+    fields: _Fields = {key: value for key, value in options.items() if key in _SHAPE}
+    averaged = args.get("gp") == "avg"
+    fields["final_norm"] = bool(args.get("model_norm")) and not averaged
+    if averaged:  # the norm of timm's pooled head, which RADIO does not use
+        state = {k: t for k, t in state.items() if not k.startswith("fc_norm.")}
+    if args["cpe_max_size"] is not None:
+        state.pop("reg_token", None)  # replaced by the registers beside the position grid
+        grid = _grid_size(args, fields["patch_size"])
+        own = {side / fields["patch_size"] for side in (height, width)} == {grid}
+        fields |= {**tokens, "grid_size": grid, "positions": "grid" if own else "cpe"}
+        return ViTConfig(**fields), state
+    if height != width:
+        raise ValueError(f"a plain ViT for images of {height}x{width} is not supported")
+    grid = height // fields["patch_size"]
+    fields |= {"positions": "fixed", "patch_bias": True, "grid_size": grid}
+    # Official outputs: the mean of the patches beside *all* tokens, or all but the first token.
+    if averaged:
+        fields |= {"summary": "avg", "num_registers": 1 + registers, "feature_start": 0}
+    else:
+        start = 1 if registers else None
+        fields |= {"summary": "first", "num_registers": registers, "feature_start": start}
+    return ViTConfig(**fields), _as_generator(state, grid, registers)
 
 
 def _grid_size(args: Mapping[str, Any], patch_size: int) -> int:
@@ -366,7 +371,9 @@ def _grid_size(args: Mapping[str, Any], patch_size: int) -> int:
     return grid
 
 
-def _summary_idxs(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) -> tuple[int, ...]:
+def _summary_idxs(
+    args: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
     """Positions in the teacher list of the first entry of each name that gives a summary."""
     if not args.get("cls_token_per_teacher", True):
         return (0,)
@@ -377,9 +384,7 @@ def _summary_idxs(args: Mapping[str, Any], teachers: list[Mapping[str, Any]]) ->
     return tuple(sorted(first.values())) or (0,)
 
 
-def _as_generator(
-    state: dict[str, Tensor], grid_size: int, num_registers: int
-) -> dict[str, Tensor]:
+def _as_generator(state: _State, grid_size: int, num_registers: int) -> _State:
     """A plain ViT's embeddings as those of our patch generator, which computes the same.
 
     The end of the position embedding is the grid; what it holds before that is added to the first
@@ -394,39 +399,17 @@ def _as_generator(
             raise ValueError("the student's register tokens are missing")
         front.append(registers.float()[0])
     tokens = torch.cat(front)
-    with_position = positions.shape[1] - grid_size**2
-    if with_position not in (0, 1, len(tokens)):
+    placed = positions.shape[1] - grid_size**2
+    if placed not in (0, 1, len(tokens)):
         raise ValueError(
             f"pos_embed has {positions.shape[1]} rows for {grid_size}x{grid_size} patches"
         )
-    placed = tokens[:with_position] + positions[0, :with_position]
-    tokens = torch.cat([placed, tokens[with_position:]])
-    positions = positions[:, with_position:]
-    generator = "patch_generator."
-    state[f"{generator}embedder.weight"] = kernel.flatten(1)
-    state[f"{generator}embedder.bias"] = state.pop("patch_embed.proj.bias")
-    state[f"{generator}pos_embed"] = positions
-    state[f"{generator}cls_token.token"] = tokens
+    tokens = torch.cat([tokens[:placed] + positions[0, :placed], tokens[placed:]])
+    state["patch_generator.embedder.weight"] = kernel.flatten(1)
+    state["patch_generator.embedder.bias"] = state.pop("patch_embed.proj.bias")
+    state["patch_generator.pos_embed"] = positions[:, placed:]
+    state["patch_generator.cls_token.token"] = tokens
     return state
-
-
-def _scaled_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """LayerNorms that multiply their output by 1 / sqrt(block number), as plain ones."""
-    scaled = dict(state)
-    for key, tensor in state.items():
-        path = key.split(".")
-        if path[0] == "blocks" and path[2] in _NORM_BLOCKS:
-            scaled[key] = tensor.float() / math.sqrt(int(path[1]) + 1)
-    return scaled
-
-
-def _first_layers(tensors: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """The intermediate normalizer without layers that the student does not have."""
-    prefix = _NORMALIZERS["_intermediate_feature_normalizer."]
-    shared = (
-        {f"{prefix}rotation"} if tensors.get(f"{prefix}rotation", torch.ones(1)).ndim < 3 else ()
-    )
-    return {k: t[:depth] for k, t in tensors.items() if k.startswith(prefix) and k not in shared}
 
 
 def _constants(conditioner: Mapping[str, Tensor], name: str) -> tuple[float, float, float]:
@@ -441,75 +424,3 @@ def _dtype(value: Any) -> DtypeName:
         if value in (None, dtype):
             return name
     raise ValueError(f"dtype {value} is not supported; known: {', '.join(DTYPES)}")
-
-
-class Architecture(NamedTuple):
-    """A plain vision transformer as timm would build it.
-
-    Attributes:
-        shape: the fields of `ViTConfig` that it fixes.
-        image_size: (height, width) in pixels that it is built for.
-        reg_tokens: register tokens of its own; replaced when it gets a position grid.
-        no_embed_class: its position embedding covers the patches alone.
-        scaled_norm: the LayerNorms of block k (from 1) multiply their output by 1 / sqrt(k).
-    """
-
-    shape: dict[str, Any]
-    image_size: tuple[int, int]
-    reg_tokens: int
-    no_embed_class: bool
-    scaled_norm: bool
-
-
-def vit_architecture(name: str, overrides: Mapping[str, Any]) -> Architecture:
-    """A ViT by its name in a checkpoint.
-
-    Args:
-        name: e.g. "vit_huge_patch16_224".
-        overrides: the checkpoint's `model_kwargs`.
-
-    Raises:
-        ValueError: an unknown name or an override that is not supported.
-    """
-    found = _NAME.fullmatch(name)
-    if found is None:
-        raise ValueError(
-            f"unknown student architecture {name!r}; known: vit_SIZE_patchP_224 with SIZE one of "
-            f"{', '.join(_SIZES)}, {', '.join(DINO_STUDENTS)}, and the eradio family"
-        )
-    size, patch, second, image = found.groups()
-    values = {**_SIZES[size], "patch_size": int(patch), "img_size": int(image)}
-    given = {k: v for k, v in overrides.items() if v is not None or k not in _NONE_IS_DEFAULT}
-    values |= (_V2 if second else {}) | given
-    image_size = values.pop("img_size")
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
-    for option, neutral in _NEUTRAL.items():
-        if values.pop(option, neutral) != neutral:
-            raise ValueError(f"model_kwargs {option}={overrides[option]!r} is not supported")
-    extra = {key: values.pop(key, 0) for key in ("reg_tokens", "no_embed_class", "scaled_ln")}
-    unknown = values.keys() - _SHAPE - _IGNORED
-    if unknown:
-        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
-    return Architecture(
-        {key: value for key, value in values.items() if key in _SHAPE},
-        (int(image_size[0]), int(image_size[1])),
-        int(extra["reg_tokens"]),
-        bool(extra["no_embed_class"]),
-        bool(extra["scaled_ln"]),
-    )
-
-
-def dino_architecture(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `ViTConfig` that a DINOv2-style student fixes.
-
-    Raises:
-        ValueError: an override that is not supported.
-    """
-    unknown = overrides.keys() - _SHAPE - {"img_size", "weight_init"}
-    if unknown:
-        raise ValueError(f"model_kwargs {', '.join(sorted(unknown))} of {name} are not supported")
-    fixed: dict[str, Any] = {"patch_size": DINO_PATCH, "init_values": 1e-5, "patch_bias": True}
-    fixed |= {"final_norm": True, "summary": "first"}
-    changed = {key: value for key, value in overrides.items() if key in _SHAPE}
-    return {**DINO_STUDENTS[name], **fixed, **changed}
