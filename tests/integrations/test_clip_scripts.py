@@ -1,8 +1,10 @@
 """Scripts that were written for open_clip, with the bundled student in the place of a CLIP."""
 
 import copy
+import json
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +26,10 @@ from radio_core.data.toyworld import render_scene
 from radio_core.data.toyworld.export import HELD_OUT_START
 from radio_core.data.toyworld.scenes import CLASS_NAMES, TEMPLATES
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
+from radio_core.open import open_model
 from radio_core.teachers import load_teacher
-from radio_eval.data import LabelledImages
-from radio_eval.models import from_radio
-from radio_eval.progress import silent
-from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters
+from radio_eval.runner import run_task
+from radio_eval.tasks.zero_shot import ZeroShot
 
 Loaded = tuple[RadioClip, RadioPreprocess, Tokenizer]
 SCENES = 60
@@ -94,15 +95,20 @@ def open_clip_predictions(
             yield logits, logits.topk(5, 1, True, True)[1], target
 
 
-def test_zero_shot_accuracy_is_that_of_the_evaluator(loaded: Loaded, scenes: HeldOutScenes) -> None:
+def test_zero_shot_accuracy_is_that_of_the_evaluator(
+    loaded: Loaded, scenes: HeldOutScenes, tmp_path: Path
+) -> None:
     batches = open_clip_predictions(loaded, scenes)
     _, best, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
     right = best.eq(target[:, None])
-    val = LabelledImages(
-        images=scenes, labels=torch.tensor(scenes.labels), class_names=tuple(CLASS_NAMES)
-    )
-    evaluator = ZeroShotEvaluator(val=val, parameters=ZeroShotParameters(templates=TEMPLATES))
-    wanted = dict(evaluator(from_radio(load_model("toy"), "toy"), silent))
+    for index, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        folder = tmp_path / "val" / f"{label:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{index}.png")
+    names = {f"{label:02}": name for label, name in enumerate(CLASS_NAMES)}
+    (tmp_path / "classnames.json").write_text(json.dumps(names))
+    task = ZeroShot(data=tmp_path, templates=TEMPLATES, no_cache=True)
+    wanted: Any = run_task(task, open_model("toy")).metrics
     assert 100 * right[:, 0].double().mean() == pytest.approx(wanted["top1"])
     assert 100 * right.any(dim=1).double().mean() == pytest.approx(wanted["top5"])
     assert wanted["top1"] > 10 * 100 / len(CLASS_NAMES)
