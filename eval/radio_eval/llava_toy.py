@@ -2,22 +2,24 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from radio_core.data.toyworld.export import MANIFEST, export
 from radio_core.extras import require
+from radio_core.progress import Progress
 from radio_core.teachers import load_teacher
-from radio_eval.progress import Progress
-from radio_eval.vqa.run import evaluate_vqa
-from radio_eval.vqa.tasks import find_vqa_data
+from radio_eval.results import Json
+from radio_eval.runner import Context, run_task
+from radio_eval.tasks.vqa import Vqa
 from radio_llava.toy import ToyTraining, train_toy_llava
 
-TASK = "gqa"
+TASK: Literal["gqa"] = "gqa"
 MAX_NEW_TOKENS = 16
 """Most tokens of an answer: those of the toy world are a few words."""
 SPLITS = ("train", "val")
@@ -90,7 +92,7 @@ def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> P
 
 def run_contestant(
     contestant: Contestant, out: Path, data: Path, training: ToyTraining, progress: Progress
-) -> dict[str, Any]:
+) -> Json:
     """Train one LLaVA and ask it the held-out questions; what is finished is not repeated.
 
     Args:
@@ -101,10 +103,8 @@ def run_contestant(
         progress: hears of the questions; LLaVA's training shows its own bar.
 
     Returns:
-        What `evaluate_vqa` returns.
+        The metrics of `Vqa`, and its "settings".
     """
-    from radio_llava.answering import load_answerer
-
     out.mkdir(parents=True, exist_ok=True)
     images = contestant.images(data, out)
     model = train_toy_llava(
@@ -115,16 +115,19 @@ def run_contestant(
         training=training,
         options=contestant.options,
     )
-    asked = replace(find_vqa_data(TASK, data, "val"), images=images)
-    answers = out / f"{TASK}_answers.jsonl"
-    return evaluate_vqa(
-        load_answerer(model),
-        asked,
-        answers,
+    task = Vqa(
+        task=TASK,
+        answers=out / f"{TASK}_answers.jsonl",
+        data=data,
+        images=images,
         batch_size=32,
         max_new_tokens=MAX_NEW_TOKENS,
-        progress=progress,
     )
+    answerer = task.open_model(str(model), torch.device("cpu"))
+    result = run_task(task, answerer, Context(progress=progress))
+    if result.unscored:
+        raise ValueError(f"the answers cannot be scored: {result.unscored}")
+    return {**result.metrics, "settings": result.record["settings"]}
 
 
 def _student(folder: Path) -> str:

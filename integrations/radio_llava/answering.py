@@ -66,6 +66,14 @@ class Query:
         return list(zip(questions, said, strict=True))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswererSpec:
+    """What evaluations ask of every model: its name, and that it talks."""
+
+    name: str
+    chat: bool = True
+
+
 class Answerer(ABC):
     """A LLaVA, ready to be asked. It answers with the likeliest words, never at random.
 
@@ -78,6 +86,7 @@ class Answerer(ABC):
 
     Attributes:
         name: as given.
+        spec: for evaluations.
         settings: JSON types; all of the model that decides its answers.
     """
 
@@ -85,6 +94,7 @@ class Answerer(ABC):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.spec = AnswererSpec(name=name)
         self.settings: Mapping[str, Any] = {
             "conversation": conversation,
             "dtype": str(model.dtype).removeprefix("torch."),

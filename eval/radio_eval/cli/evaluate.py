@@ -191,18 +191,18 @@ def _describe(data_set: DataSet) -> None:
 
 
 # Until these tasks are in radio_eval/tasks, they run as before.
-_OLD = ("linear-seg", "sam-coco", "vqa", "mode-switch")
+_OLD = ("linear-seg", "sam-coco", "mode-switch")
 
 
 def _run_old(name: str, rest: list[str]) -> int:
-    from radio_eval.cli import mode_switch, vqa
+    from radio_eval.cli import mode_switch
     from radio_eval.cli.linear_seg import LinearSegOptions
     from radio_eval.cli.sam_coco import SamCocoOptions
     from radio_eval.processes import launched_processes
     from radio_eval.report.sections import Section
 
-    if name in ("vqa", "mode-switch"):
-        return int((vqa if name == "vqa" else mode_switch).main(rest))
+    if name == "mode-switch":
+        return int(mode_switch.main(rest))
     kind: Any = {"linear-seg": LinearSegOptions, "sam-coco": SamCocoOptions}[name]
     options: Any = parse(kind, rest, prog=f"radio eval {name}")
     check_report_path(options.report)

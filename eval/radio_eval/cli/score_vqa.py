@@ -1,15 +1,14 @@
 """Score answers to questions on images: radio score {gqa,textvqa,pope,vqav2,scienceqa}."""
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from radio_eval.vqa.gqa import score_gqa
-from radio_eval.vqa.pope import score_pope
-from radio_eval.vqa.scienceqa import score_scienceqa
-from radio_eval.vqa.textvqa import score_textvqa
-from radio_eval.vqa.vqav2 import score_vqav2, vqav2_submission
+from radio_eval.data.answers import Json, identifier, read_answers, read_lines
+from radio_eval.results import write_whole
+from radio_eval.scores.vqa import Benchmark
+from radio_eval.scores.vqa_benchmarks import Gqa, Pope, ScienceQa, TextVqa, Vqav2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +21,12 @@ class VqaScoreOptions(ABC):
     """File for the result; all scores are percentages."""
 
     @abstractmethod
-    def scores(self) -> dict[str, Any]:
+    def benchmark(self) -> Benchmark:
+        """The right answers."""
+
+    def scores(self) -> Json:
         """Read the files and return the scores in percent, with "accuracy" and "count"."""
+        return self.benchmark().score(read_answers(self.answers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,9 @@ class GqaScoreOptions(VqaScoreOptions):
     questions: Path
     """GQA's questions with answers (testdev_balanced_questions.json)."""
 
-    def scores(self) -> dict[str, Any]:
-        """Accuracy of all, binary and open questions."""
-        return score_gqa(self.questions, self.answers)
+    def benchmark(self) -> Benchmark:
+        """See `VqaScoreOptions`."""
+        return Gqa(self.questions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +48,9 @@ class TextVqaScoreOptions(VqaScoreOptions):
     annotations: Path
     """TextVQA's annotations (TextVQA_0.5.1_val.json)."""
 
-    def scores(self) -> dict[str, Any]:
-        """Accuracy."""
-        return score_textvqa(self.annotations, self.answers)
+    def benchmark(self) -> Benchmark:
+        """See `VqaScoreOptions`."""
+        return TextVqa(self.annotations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,18 @@ class PopeScoreOptions(VqaScoreOptions):
     llava_questions: Path | None = None
     """LLaVA's question lines (llava_pope_test.jsonl), if the answers are to all splits at once."""
 
-    def scores(self) -> dict[str, Any]:
-        """Accuracy, precision, recall, F1 and the share of yes."""
-        return score_pope(self.questions, self.answers, self.llava_questions)
+    def benchmark(self) -> Benchmark:
+        """See `VqaScoreOptions`."""
+        if self.llava_questions is None:
+            return Pope(self.questions)
+        lines = (line for _, line in read_lines(self.llava_questions))
+        splits = {str(identifier(x.get("question_id"))): str(x.get("category")) for x in lines}
+        return Pope(self.questions, splits=splits)
+
+    def scores(self) -> Json:
+        """See `VqaScoreOptions`; of the one split."""
+        scores = super().scores()
+        return next(iter(scores.get("splits", {}).values()), scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +93,16 @@ class Vqav2ScoreOptions(VqaScoreOptions):
         if self.annotations is None and self.submission is None:
             raise ValueError("nothing to do: name --annotations, --submission or both")
 
-    def scores(self) -> dict[str, Any]:
-        """Accuracy of all questions and of each answer type; writes the submission."""
-        made = vqav2_submission(self.questions, self.answers, normalise=self.normalise)
-        scores = {"count": len(made.entries), "missing": len(made.missing)}
-        if self.annotations is not None:
-            scores = score_vqav2(made, self.annotations)
+    def benchmark(self) -> Vqav2:
+        """See `VqaScoreOptions`."""
+        return Vqav2(self.questions, self.annotations, normalise=self.normalise)
+
+    def scores(self) -> Json:
+        """See `VqaScoreOptions`; writes the submission."""
+        benchmark, answers = self.benchmark(), read_answers(self.answers)
+        scores = benchmark.score(answers)
         if self.submission is not None:
-            made.write(self.submission)
+            write_whole(self.submission, json.dumps(benchmark.submission(answers)))
         return scores
 
 
@@ -103,9 +117,9 @@ class ScienceQaScoreOptions(VqaScoreOptions):
     split: str = "test"
     """Name of a list in it."""
 
-    def scores(self) -> dict[str, Any]:
-        """Accuracy of all problems and of those with an image."""
-        return score_scienceqa(self.problems, self.splits, self.answers, self.split)
+    def benchmark(self) -> Benchmark:
+        """See `VqaScoreOptions`."""
+        return ScienceQa(self.problems, self.splits, self.split)
 
 
 VQA_SCORES: dict[str, type[VqaScoreOptions]] = {

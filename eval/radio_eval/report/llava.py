@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from radio_eval.data.answers import read_answers, read_document
 from radio_eval.llava_toy import TASK
 from radio_eval.report.page import Page
 from radio_eval.report.sections import Card, Picture, Section
 from radio_eval.report.table import Cell, Column, Table, Tone
-from radio_eval.vqa.answers import read_answers, read_document
 
 SCORES = {"accuracy": "all", "binary": "yes or no, this or that", "open": "open"}
 """Scores of the table, with their titles."""
@@ -61,7 +61,7 @@ def _scenes(data: Path, out: Path, names: tuple[str, ...]) -> list[Card]:
     lines = (data / TASK / f"llava_{TASK}_val.jsonl").read_text(encoding="utf-8").splitlines()
     truths = read_document(data / TASK / "val_balanced_questions.json")
     said = [
-        {a.question_id: a.text for a in read_answers(out / name / f"{TASK}_answers.jsonl")}
+        {a.question_id: a.text for a in read_answers(out / name / f"{TASK}_answers.jsonl").said}
         for name in names
     ]
     by_image: dict[str, list[list[str | Cell]]] = {}

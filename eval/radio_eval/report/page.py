@@ -13,7 +13,7 @@ from PIL import Image
 
 from radio_core.data.images import printable
 from radio_core.extras import require
-from radio_eval.report.figures import bars_figure, inline_svg
+from radio_eval.report.figures import inline_svg
 from radio_eval.report.sections import Pixels, Section
 from radio_eval.report.table import Column, Table
 
@@ -22,6 +22,7 @@ TITLES = {
     "zero_shot": "Zero-shot classification",
     "linear_seg": "Segmentation with a linear head",
     "sam_miou": "Segment Anything on COCO",
+    "vqa": "Visual questions",
 }
 _NAMES = {
     "top1": "top-1 accuracy",
@@ -129,38 +130,6 @@ def evaluation_page(
         sections=sections,
         note=f"Not scored: {result['unscored']}" if result.get("unscored") else "",
         folded=_folded(result["parameters"], {**record, "skipped": skipped}),
-    )
-
-
-def vqa_page(result: Mapping[str, Any], sections: Sequence[Section]) -> Page:
-    """The report on a result of `vqa.run.evaluate_vqa`; see `evaluation_page`."""
-    apart = ("task", "model", "settings", "skipped", "unscored")
-    found = {name: value for name, value in result.items() if name not in apart}
-    versions = found.pop("versions", {})
-    groups = {name: value for name, value in found.items() if isinstance(value, Mapping)}
-    scores, counts = _split({name: v for name, v in found.items() if name not in groups})
-    skipped = {**result["skipped"], "questions": result["skipped"]["questions"][:_LISTED]}
-    unscored = result.get("unscored", "")
-    return Page(
-        title=f"Visual questions: {result['task']}",
-        lead=result["model"],
-        scores=scores,
-        counts=counts,
-        note=f"Not scored: {unscored}" if unscored else "",
-        sections=[*(_parts(name, group) for name, group in groups.items()), *sections],
-        folded=_folded(result["settings"], {**groups, "skipped": skipped, "versions": versions}),
-    )
-
-
-def _parts(title: str, group: Mapping[str, Any]) -> Section:
-    """The percentages of the parts of a task, such as POPE's splits."""
-    bars: list[tuple[str, float | None]] = []
-    for part, found in group.items():
-        scores = _split(found)[0] if isinstance(found, Mapping) else {"": found}
-        for name, value in scores.items():
-            bars.append((f"{part} {_NAMES.get(name, name.replace('_', ' '))}".strip(), value))
-    return Section(
-        title=title.replace("_", " ").capitalize(), text="In percent.", figures=[bars_figure(bars)]
     )
 
 

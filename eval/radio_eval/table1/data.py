@@ -17,8 +17,8 @@ from radio_eval.table1.columns import VQA_COLUMNS, Column
 from radio_eval.table1.llavas import GivenLlavas, ToyLlavas
 from radio_eval.table1.options import Table1Options
 from radio_eval.table1.tasks import EvaluatorTask, NoData, Task, VqaTask
+from radio_eval.tasks.vqa import MAX_NEW_TOKENS
 from radio_eval.toyworld import prepare_toy_data
-from radio_eval.vqa.run import MAX_NEW_TOKENS
 
 _FLAGS = {"zero-shot": "imagenet", "knn": "imagenet", **dict.fromkeys(VQA_COLUMNS, "vqa")}
 """Columns whose data has another flag than their name."""

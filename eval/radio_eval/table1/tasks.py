@@ -5,20 +5,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from radio_core.models.fingerprint import files_fingerprint
 from radio_eval.classification.blocks import ClassificationSet
 from radio_eval.cli.eval_options import EvalOptions
 from radio_eval.contract import Evaluator
 from radio_eval.data import file_stamp
 from radio_eval.processes import Processes
 from radio_eval.progress import Progress
+from radio_eval.runner import Context, run_task
 from radio_eval.sam.miou import SamEvaluator
 from radio_eval.segmentation.data import SegmentationImages
 from radio_eval.table1.cells import digest
 from radio_eval.table1.llavas import Llavas
 from radio_eval.table1.models import Subject
-from radio_eval.vqa.run import evaluate_vqa
-from radio_eval.vqa.tasks import VqaData, find_vqa_data
+from radio_eval.tasks.vqa import Vqa
 
 
 class Task(Protocol):
@@ -113,7 +112,7 @@ class VqaTask:
     """Questions to a LLaVA that has the model for its eyes.
 
     Attributes:
-        task: one of `radio_eval.vqa.tasks.TASKS`.
+        task: one of `radio_eval.data.vqa.BENCHMARKS`.
         folder: as `find_vqa_data` takes it.
         llavas: which LLaVA has which eyes.
         batch_size: questions asked at once.
@@ -132,15 +131,7 @@ class VqaTask:
 
     def identity(self, subject: Subject) -> dict[str, Any]:
         """See `Task`."""
-        data = self._data()
-        files = [data.questions, *data.annotations]
-        return {
-            "task": self.task,
-            "llava": self.llavas.identity(subject),
-            "files": {path.name: files_fingerprint(path) for path in files},
-            "images": str(data.images.resolve()),
-            "max_new_tokens": self.max_new_tokens,
-        }
+        return {**self._task(Path()).identity(), "llava": self.llavas.identity(subject)}
 
     def prepare(self, subject: Subject) -> None:
         """See `Task`; train or load the LLaVA."""
@@ -148,34 +139,32 @@ class VqaTask:
 
     def run(self, subject: Subject, work: Path, progress: Progress) -> dict[str, Any]:
         """See `Task`."""
-        data = self._data()
-        result = evaluate_vqa(
-            self.llavas.answerer(subject),
-            data,
-            work / "answers.jsonl",
+        task = self._task(work / "answers.jsonl")
+        result = run_task(task, self.llavas.answerer(subject), Context(progress=progress))
+        if result.unscored:
+            raise ValueError(f"the answers cannot be scored: {result.unscored}")
+        metrics = result.metrics
+        headline: dict[str, Any] = {"value": result.value}
+        if not task.files.is_labelled:
+            note = f"the right answers are not known; the answers are in {task.answers}"
+            headline = {"value": None, "note": note}
+        elif self.task == "pope":  # the F1 of the popular questions, as in the paper
+            headline = {"value": metrics.get("popular.f1"), "note": ""}
+            said = {0.0: "no", 100.0: "yes"}.get(metrics.get("popular.yes_ratio") or 0.0)
+            if "popular.f1" not in metrics:
+                headline["note"] = "the questions of POPE have no popular split"
+            elif said:
+                headline["note"] = f"every answer to the popular questions is {said}"
+        return {**result.to_json(), **headline}
+
+    def _task(self, answers: Path) -> Vqa:
+        return Vqa(
+            task=self.task,  # type: ignore[arg-type]
+            answers=answers,
+            data=self.folder,
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
-            progress=progress,
         )
-        if "unscored" in result and data.is_labelled:
-            raise ValueError(f"the answers cannot be scored: {result['unscored']}")
-        return {**result, **self._headline(result, work / "answers.jsonl")}
-
-    def _data(self) -> VqaData:
-        return find_vqa_data(self.task, self.folder)
-
-    def _headline(self, result: Mapping[str, Any], answers: Path) -> dict[str, Any]:
-        """The number of the table; of POPE the F1 of the popular questions, as in the paper."""
-        if "unscored" in result:
-            return {"value": None, "note": f"{result['unscored']}; the answers are in {answers}"}
-        if self.task != "pope":
-            return {"value": result["accuracy"]}
-        if "popular" not in result["splits"]:
-            return {"value": None, "note": "the questions of POPE have no popular split"}
-        popular = result["splits"]["popular"]
-        constant = {0.0: "no", 100.0: "yes"}.get(popular["yes_ratio"])
-        note = f"every answer to the popular questions is {constant}" if constant else ""
-        return {"value": popular["f1"], "note": note}
 
 
 @dataclass(frozen=True, kw_only=True)

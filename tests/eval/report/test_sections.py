@@ -18,7 +18,7 @@ from radio_eval.report.classification import (
     confused_pairs,
     zero_shot_sections,
 )
-from radio_eval.report.page import picture_uri, vqa_page
+from radio_eval.report.page import picture_uri
 from radio_eval.report.pictures import read_thumbnails, thumbnail
 from radio_eval.report.segmentation import shown_images
 
@@ -117,27 +117,3 @@ def test_shown_images_are_spread() -> None:
     assert shown_images(60) == {0, 10, 20, 30, 40, 50}
     assert shown_images(2) == {0, 1}
     assert shown_images(0) == frozenset()
-
-
-def test_the_report_of_a_vqa_task_has_its_parts(check: Any) -> None:
-    result = {
-        "task": "pope",
-        "model": "m",
-        "accuracy": 75.0,
-        "f1": None,
-        "count": 8,
-        "splits": {"random": {"accuracy": 50.0, "count": 4, "TP": 1}},
-        "unanswered": 1,
-        "skipped": {"count": 1, "reasons": {"missing": 1}, "questions": ["1 (x): missing"]},
-        "image_tokens": 64.5,
-        "settings": {"batch_size": 8},
-    }
-    made = vqa_page(result, [])
-    assert made.scores == {"accuracy": 75.0, "f1": None}
-    assert made.counts == {"count": 8, "unanswered": 1, "image_tokens": 64.5}
-    assert [section.title for section in made.sections] == ["Splits"]
-    text = check(made.html()).text
-    assert "1 (x): missing" in text
-    assert "random accuracy" in text
-    nothing = {**result, "accuracy": None, "unscored": "no labels"}
-    assert "Not scored: no labels" in check(vqa_page(nothing, []).html()).text

@@ -1,7 +1,5 @@
 """The HTML report of one evaluation: `radio eval TASK --report FILE.html`."""
 
-import dataclasses
-import json
 import os
 import shutil
 import subprocess
@@ -14,17 +12,18 @@ import pytest
 
 from radio_core.open import open_model
 from radio_eval.cli import evaluate
+from radio_eval.data.answers import Answer, Answers
+from radio_eval.data.vqa import BENCHMARKS, find_vqa_data, read_vqa_questions
 from radio_eval.report.classification import choose_rows, knn_sections
 from radio_eval.report.sections import Section
-from radio_eval.report.vqa import judge, vqa_sections
+from radio_eval.report.vqa import vqa_sections
 from radio_eval.results import StoredRows
 from radio_eval.runner import Context, run_task
 from radio_eval.scores.knn import Neighbours
+from radio_eval.scores.vqa import judge
+from radio_eval.scores.vqa_benchmarks import read_benchmark
 from radio_eval.tasks import knn
 from radio_eval.tasks.knn import Knn
-from radio_eval.vqa.questions import read_vqa_questions
-from radio_eval.vqa.scoring import score_vqa
-from radio_eval.vqa.tasks import TASKS, find_vqa_data
 
 SMALL = ("--image-size", "32", "--no-cache")
 
@@ -139,26 +138,27 @@ def test_sam_coco(toy: Path, tmp_path: Path, run: Any) -> None:
     assert "not an image" in found.text
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_questions_are_judged_as_they_are_scored(task: str, toy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", BENCHMARKS)
+def test_questions_are_judged_as_they_are_scored(task: str, toy: Path) -> None:
     data = find_vqa_data(task, toy / "vqa")
     questions = read_vqa_questions(data.questions, task)
-    answers = tmp_path / "answers.jsonl"
-    said = ["yes", "no", "A", "B", "2", "red", "lamp"]
-    lines = [
-        {"question_id": q.question_id, "prompt": q.prompt, "text": said[place % len(said)]}
-        for place, q in enumerate(questions)
-    ]
-    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    judged = judge(data, answers)
+    words = ["yes", "no", "A", "B", "2", "red", "lamp"]
+    said = {place: words[place % len(words)] for place in range(len(questions))}
+    benchmark = read_benchmark(data)
+    benchmark.ask(questions)
+    judged = judge(benchmark, said)
     assert len(judged) == len(questions)
     mean = 100 * sum(each.score for each in judged) / len(judged)
-    assert mean == pytest.approx(score_vqa(data, answers, questions)["accuracy"])
-    assert len(judge(data, answers, limit=5)) == 5
-    [asked] = vqa_sections(data, answers, None)
+    answers = [
+        Answer(line=place + 1, question_id=q.key, text=said[place], prompt=q.prompt)
+        for place, q in enumerate(questions)
+    ]
+    scores = benchmark.score(Answers(path=data.questions, said=answers))
+    assert mean == pytest.approx(scores["accuracy"])
+    assert len(judge(benchmark, {place: said[place] for place in range(5)})) == 5
+    [asked] = vqa_sections(judged, data.images)
     assert sum(len(card.lines) for card in asked.cards) == 2 * min(12, len(questions))
-    unlabelled = dataclasses.replace(data, annotations=(), problems=None, splits=None)
-    assert vqa_sections(unlabelled, answers, None) == []
+    assert vqa_sections([], data.images) == []
 
 
 @pytest.mark.slow

@@ -157,9 +157,9 @@ def test_llavas_are_trained_once_and_asked_all_questions(
         assert all(0 <= s <= 100 for s in content["rows"][name]["scores"].values())
     assert set(content["rows"]["random:tiny"]["scores"].values()) == {None}
     assert "RADIO models and teachers" in "\n".join(content["notes"])
-    popular = content["evaluations"]["toy"]["pope"]["result"]["splits"]["popular"]["f1"]
+    popular = content["evaluations"]["toy"]["pope"]["result"]["metrics"]["popular.f1"]
     assert content["rows"]["toy"]["scores"]["pope"] == popular
-    tokens = content["evaluations"]["toy-dino"]["gqa"]["result"]["image_tokens"]
+    tokens = content["evaluations"]["toy-dino"]["gqa"]["result"]["metrics"]["image_tokens"]
     assert tokens == 144
     trained = sorted(out.glob("llava/*/llava-toy/config.json"))
     assert len(trained) == 2

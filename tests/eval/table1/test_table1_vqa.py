@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from radio_eval.progress import silent
+from radio_core.progress import silent
+from radio_eval.runner import TaskResult
 from radio_eval.table1 import tasks
 from radio_eval.table1.llavas import GivenLlavas
 from radio_eval.table1.models import Subject
@@ -23,9 +24,22 @@ class Mute(GivenLlavas):
 
 
 def cell(
-    task: str, folder: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    task: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metrics: dict[str, float | None],
+    unscored: str = "",
 ) -> dict[str, Any]:
-    monkeypatch.setattr(tasks, "evaluate_vqa", lambda *_, **__: result)
+    result = TaskResult(
+        task="vqa",
+        model="mute",
+        value=metrics.get("accuracy"),
+        metrics=metrics,
+        parameters={},
+        seconds=1.0,
+        unscored=unscored,
+    )
+    monkeypatch.setattr(tasks, "run_task", lambda *_, **__: result)
     made = tasks.VqaTask(
         task=task,
         folder=folder,
@@ -46,20 +60,21 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "vqav2" / "llava_vqav2_mscoco_test-dev2015.jsonl").write_text("")
     (tmp_path / "pope").mkdir()
     (tmp_path / "pope" / "llava_pope_test.jsonl").write_text("")
+    (tmp_path / "pope" / "coco_pope_popular.json").write_text("")
     return tmp_path
 
 
 def test_of_pope_the_popular_questions_f1_counts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = {"random": {"f1": 90.0}, "popular": {"f1": 80.0, "yes_ratio": 40.0}}
-    result = {"f1": 85.0, "accuracy": 84.0, "splits": splits}
-    found = cell("pope", folder, result, monkeypatch)
+    metrics: dict[str, float | None] = {"accuracy": 84.0, "f1": 85.0, "random.f1": 90.0}
+    popular = metrics | {"popular.f1": 80.0, "popular.yes_ratio": 40.0}
+    found = cell("pope", folder, monkeypatch, popular)
     assert (found["value"], found["note"]) == (80.0, "")
-    constant = {"popular": {"f1": 0.0, "yes_ratio": 0.0}}
-    found = cell("pope", folder, {**result, "splits": constant}, monkeypatch)
+    constant = popular | {"popular.f1": 0.0, "popular.yes_ratio": 0.0}
+    found = cell("pope", folder, monkeypatch, constant)
     assert (found["value"], found["note"]) == (0.0, "every answer to the popular questions is no")
-    without = cell("pope", folder, {**result, "splits": {"random": {}}}, monkeypatch)
+    without = cell("pope", folder, monkeypatch, metrics)
     assert without["value"] is None
     assert "no popular split" in without["note"]
 
@@ -67,8 +82,7 @@ def test_of_pope_the_popular_questions_f1_counts(
 def test_answers_without_public_labels_leave_the_cell_empty_and_are_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unscored = {"accuracy": None, "unscored": "the right answers are not known"}
-    found = cell("vqav2", folder, unscored, monkeypatch)
+    found = cell("vqav2", folder, monkeypatch, {"accuracy": None})
     assert found["value"] is None
     assert str(folder / "work" / "answers.jsonl") in found["note"]
 
@@ -76,9 +90,8 @@ def test_answers_without_public_labels_leave_the_cell_empty_and_are_named(
 def test_answers_that_cannot_be_scored_are_a_failure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unscored = {"accuracy": None, "unscored": "2 questions without an answer"}
     with pytest.raises(ValueError, match="2 questions without an answer"):
-        cell("gqa", folder, unscored, monkeypatch)
+        cell("gqa", folder, monkeypatch, {"accuracy": None}, "2 questions without an answer")
 
 
 def test_a_folder_without_a_model_is_no_llava(folder: Path) -> None:

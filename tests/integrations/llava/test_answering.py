@@ -269,7 +269,7 @@ def test_photos_with_their_questions_are_asked_by_the_command(
     argv += ["--max-new-tokens", "4", "--device", "cpu"]
     assert main([*argv, "--limit", "6"]) == 0
     assert main([*argv, "--batch-size", "16"]) == 0
-    result = json.loads(scores.read_text())
+    result = json.loads(scores.read_text())["metrics"]
     assert (result["count"], result["unanswered"]) == (78, 0)
     assert 0 <= result["accuracy"] <= 100
     lines = [json.loads(line) for line in answers.read_text().splitlines()]

@@ -396,8 +396,8 @@ def test_flags_that_only_radio_has_are_refused(values: dict[str, Any], message: 
 
 
 def test_images_of_another_size_and_unknown_teachers_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes images of 128 x 128 pixels only"):
-        VisionTower("toy-sam", given())([torch.rand(3, 128, 128), torch.rand(3, 128, 112)])
+    with pytest.raises(ValueError, match="takes images of 64 x 64 pixels only"):
+        VisionTower("toy-clip", given())([torch.rand(3, 64, 64), torch.rand(3, 64, 48)])
     with pytest.raises(ValueError, match="known"):
         VisionTower("sam:nowhere", given())
 

@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 
-from radio_eval.vqa.normalise import m4c_normalise, soft_accuracy, vqa_normalise
-from radio_eval.vqa.vqav2 import vqa_accuracy
+from radio_eval.scores.vqa import m4c_normalise, soft_accuracy, vqa_accuracy, vqa_normalise
 
 
 def test_soft_accuracy_is_the_mean_over_leave_one_out_subsets() -> None:

@@ -7,16 +7,43 @@ from typing import Any
 
 import pytest
 
-from radio_eval.vqa import answers as answer_files
-from radio_eval.vqa.answers import ScoreInputError, read_answers, read_document
-from radio_eval.vqa.gqa import score_gqa
-from radio_eval.vqa.pope import says_yes, score_pope
-from radio_eval.vqa.scienceqa import score_scienceqa
-from radio_eval.vqa.textvqa import score_textvqa
-from radio_eval.vqa.vqav2 import score_vqav2, vqav2_submission
+from radio_eval.cli.score_vqa import (
+    GqaScoreOptions,
+    PopeScoreOptions,
+    ScienceQaScoreOptions,
+    TextVqaScoreOptions,
+    Vqav2ScoreOptions,
+)
+from radio_eval.data import answers as answer_files
+from radio_eval.data.answers import ScoreInputError, read_answers, read_document
+from radio_eval.scores.vqa import says_yes
+from radio_eval.scores.vqa_benchmarks import Vqav2
 
 Json = dict[str, Any]
 SHORT = "\nAnswer the question using a single word or phrase."
+
+
+def score_gqa(questions: Path, answers: Path) -> Json:
+    return GqaScoreOptions(questions=questions, answers=answers).scores()
+
+
+def score_textvqa(annotations: Path, answers: Path) -> Json:
+    return TextVqaScoreOptions(annotations=annotations, answers=answers).scores()
+
+
+def score_pope(questions: Path, answers: Path, llava: Path | None = None) -> Json:
+    options = PopeScoreOptions(questions=questions, answers=answers, llava_questions=llava)
+    return options.scores()
+
+
+def score_vqav2(questions: Path, answers: Path, annotations: Path, normalise: bool = True) -> Json:
+    files = {"questions": questions, "answers": answers, "annotations": annotations}
+    return Vqav2ScoreOptions(**files, normalise=normalise).scores()
+
+
+def score_scienceqa(problems: Path, splits: Path, answers: Path, split: str = "test") -> Json:
+    files = {"problems": problems, "splits": splits, "answers": answers}
+    return ScienceQaScoreOptions(**files, split=split).scores()
 
 
 @pytest.fixture
@@ -77,7 +104,7 @@ def test_answers_are_read_whatever_their_ids_are(tmp_path: Path) -> None:
     path.write_bytes(
         b'\xef\xbb\xbf{"question_id": 1, "text": "a"}\r\n\n{"question_id": "x", "text": ""}'
     )
-    assert [(a.line, a.question_id, a.text) for a in read_answers(path)] == [
+    assert [(a.line, a.question_id, a.text) for a in read_answers(path).said] == [
         (1, "1", "a"),
         (3, "x", ""),
     ]
@@ -257,27 +284,26 @@ def vqa_annotations(number: int) -> Json:
     }
 
 
-def test_vqav2(write: Write, tmp_path: Path) -> None:
+def test_vqav2(write: Write) -> None:
     questions = write("q.json", vqa_questions(2))
     answers = write("a.jsonl", said("Yes.", first=1) + said("no", first=9))
-    made = vqav2_submission(questions, answers)
-    assert made.entries == [{"question_id": 0, "answer": ""}, {"question_id": 1, "answer": "yes"}]
-    scores = score_vqav2(made, write("n.json", vqa_annotations(3)))
-    assert scores == {
+    labels = write("n.json", vqa_annotations(3))
+    assert Vqav2(questions).submission(read_answers(answers)) == [
+        {"question_id": 0, "answer": ""},
+        {"question_id": 1, "answer": "yes"},
+    ]
+    assert score_vqav2(questions, answers, labels) == {
         "accuracy": 50.0,
         "per_answer_type": {"yes/no": 50.0},
         "count": 2,
         "missing": 1,
         "other_answers": 1,
     }
-    as_written = vqav2_submission(questions, answers, normalise=False)
-    assert score_vqav2(as_written, write("n.json", vqa_annotations(3)))["accuracy"] == 0.0
-    made.write(tmp_path / "new" / "upload.json")
-    assert json.loads((tmp_path / "new" / "upload.json").read_text()) == made.entries
+    assert score_vqav2(questions, answers, labels, normalise=False)["accuracy"] == 0.0
     with pytest.raises(ScoreInputError, match="no annotation of 1 question: 1"):
-        score_vqav2(made, write("n.json", vqa_annotations(1)))
+        score_vqav2(questions, answers, write("n.json", vqa_annotations(1)))
     with pytest.raises(ScoreInputError, match="no answer fits"):
-        vqav2_submission(questions, write("a.jsonl", said("yes", first=5)))
+        Vqav2(questions).submission(read_answers(write("a.jsonl", said("yes", first=5))))
 
 
 @pytest.mark.parametrize(
@@ -287,16 +313,16 @@ def test_vqav2(write: Write, tmp_path: Path) -> None:
         ({"questions": []}, "wrong format"),
         ({"questions": [1]}, "wrong format"),
         ({"questions": [{"question_id": 1}, {"question": "Q"}]}, "not so in 1 question: number 1"),
-        ({"questions": [{"question_id": 1}] * 2}, "asked more than once: 1 question: 1"),
+        ({"questions": [{"question_id": 1}] * 2}, "asked more than once: 1 id: 1"),
     ],
 )
 def test_vqav2_questions(document: Json, fault: str, write: Write) -> None:
     with pytest.raises(ScoreInputError, match=fault):
-        vqav2_submission(write("q.json", document), write("a.jsonl", said("yes")))
+        Vqav2(write("q.json", document))
 
 
 def test_vqav2_annotations(write: Write) -> None:
-    made = vqav2_submission(write("q.json", vqa_questions(1)), write("a.jsonl", said("yes")))
+    questions = write("q.json", vqa_questions(1))
     twice = {"annotations": vqa_annotations(1)["annotations"] * 2}
     empty = {"annotations": [{**vqa_annotations(1)["annotations"][0], "answers": []}]}
     for wrong, fault in (
@@ -305,7 +331,7 @@ def test_vqav2_annotations(write: Write) -> None:
         ([], "wrong"),
     ):
         with pytest.raises(ScoreInputError, match=fault):
-            score_vqav2(made, write("n.json", wrong))
+            Vqav2(questions, write("n.json", wrong))
 
 
 def test_scienceqa(write: Write) -> None:
@@ -327,7 +353,7 @@ def test_scienceqa(write: Write) -> None:
     for split, fault in (
         ("minival", "no split 'minival'; it has test, val, odd, twice"),
         ("odd", "lacks, of split 'odd', 1 problem: 9"),
-        ("twice", "more than once in split 'twice': 1 problem: 1"),
+        ("twice", "more than once in split 'twice': 1 id: 1"),
     ):
         with pytest.raises(ScoreInputError, match=fault):
             score_scienceqa(problems, splits, answers, split)

@@ -1,4 +1,4 @@
-"""Train toy LLaVAs with RADIO, with CLIP and blind, and ask them about scenes they never saw."""
+"""Commands of `radio llava` that evaluate: the questions of a benchmark, and the quickstart."""
 
 import dataclasses
 import json
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from radio_core.cli import parse
+from radio_core.progress import rich_progress
+from radio_eval.cli.evaluate import evaluate
 from radio_eval.llava_toy import (
     ToyLlavaSizes,
     contestants,
     prepare_toy_vqa,
     run_contestant,
 )
-from radio_eval.progress import rich_progress
 from radio_eval.report.llava import llava_page, llava_table
 from radio_eval.runner import installed_versions
 from radio_llava.toy import ToyTraining
@@ -42,9 +42,13 @@ class LlavaQuickstartOptions:
     """Steps and rates, the same for all."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `radio llava quickstart`; returns the exit code."""
-    options = parse(LlavaQuickstartOptions, argv, prog="radio llava quickstart")
+def ask(argv: Sequence[str]) -> int:
+    """Ask a LLaVA the questions of a benchmark, and score its answers: `radio eval vqa`."""
+    return evaluate(["vqa", *argv])
+
+
+def quickstart(options: LlavaQuickstartOptions) -> int:
+    """Train toy LLaVAs with RADIO, CLIP and no eyes, and ask them about scenes they never saw."""
     console = Console()
     results: dict[str, dict[str, Any]] = {}
     with rich_progress(console) as progress:

@@ -7,12 +7,25 @@ from typing import Any
 
 import pytest
 
-from radio_eval.vqa.gqa import gqa_prediction, score_gqa
-from radio_eval.vqa.normalise import m4c_normalise, vqa_normalise
-from radio_eval.vqa.pope import score_pope
-from radio_eval.vqa.scienceqa import LETTERS, parse_letter, score_scienceqa
-from radio_eval.vqa.textvqa import score_textvqa, textvqa_accuracy, textvqa_question
-from radio_eval.vqa.vqav2 import score_vqav2, vqa_accuracy, vqav2_submission
+from radio_eval.cli.score_vqa import (
+    GqaScoreOptions,
+    PopeScoreOptions,
+    ScienceQaScoreOptions,
+    TextVqaScoreOptions,
+    Vqav2ScoreOptions,
+)
+from radio_eval.data.answers import read_answers
+from radio_eval.scores.vqa import (
+    LETTERS,
+    gqa_prediction,
+    m4c_normalise,
+    parse_letter,
+    textvqa_accuracy,
+    textvqa_question,
+    vqa_accuracy,
+    vqa_normalise,
+)
+from radio_eval.scores.vqa_benchmarks import Vqav2
 
 Json = dict[str, Any]
 
@@ -57,13 +70,15 @@ def test_soft_accuracy(shared: Path, tmp_path: Path) -> None:
             "answers": [{"answer": text, "answer_id": n} for n, text in enumerate(people)],
         }
         annotations = write(tmp_path / "annotations.json", {"annotations": [annotation]})
-        submission = vqav2_submission(questions, answers, normalise=False)
-        scores = score_vqav2(submission, annotations)
+        options = Vqav2ScoreOptions(
+            questions=questions, annotations=annotations, answers=answers, normalise=False
+        )
+        scores = options.scores()
         assert scores["accuracy"] == pytest.approx(official, abs=0.006), case["name"]
 
         entry = {"image_id": 1, "question": "q?", "answers": people}
         textvqa = write(tmp_path / "textvqa.json", {"data": [entry]})
-        scores = score_textvqa(textvqa, answers)
+        scores = TextVqaScoreOptions(annotations=textvqa, answers=answers).scores()
         assert scores["accuracy"] == pytest.approx(m4c, abs=0.006), case["name"]
 
 
@@ -87,7 +102,8 @@ def test_gqa(shared: Path, tmp_path: Path) -> None:
             assert gqa_prediction(said) == prediction["prediction"], case["name"]
         questions = write(tmp_path / "questions.json", given["questions"])
         lines = [{"question_id": key, "text": text} for key, text in given["answers"].items()]
-        scores = score_gqa(questions, write_lines(tmp_path / "answers.jsonl", lines))
+        answers = write_lines(tmp_path / "answers.jsonl", lines)
+        scores = GqaScoreOptions(questions=questions, answers=answers).scores()
         for name in ("accuracy", "binary", "open"):
             assert scores[name] == pytest.approx(expected[name], abs=0.006), case["name"]
 
@@ -100,10 +116,10 @@ def test_pope(shared: Path, tmp_path: Path) -> None:
             for n, label in enumerate(given["labels"])
         ]
         lines = [{"question_id": n, "text": text} for n, text in enumerate(given["predictions"])]
-        scores = score_pope(
-            write_lines(tmp_path / "coco_pope_random.json", labels),
-            write_lines(tmp_path / "answers.jsonl", lines),
-        )
+        scores = PopeScoreOptions(
+            questions=write_lines(tmp_path / "coco_pope_random.json", labels),
+            answers=write_lines(tmp_path / "answers.jsonl", lines),
+        ).scores()
         for name in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
             assert scores[name] == pytest.approx(100 * expected[name]), case["name"]
         for name in ("TP", "FP", "TN", "FN"):
@@ -119,11 +135,11 @@ def test_scienceqa(shared: Path, tmp_path: Path) -> None:
             assert (parsed or "FAILED") == letter, case["name"]
             right = parsed == LETTERS[given["problems"][key]["answer"]]
             assert right == (key in expected["correct"]), case["name"]
-        scores = score_scienceqa(
-            write(tmp_path / "problems.json", given["problems"]),
-            write(tmp_path / "pid_splits.json", {"test": list(given["problems"])}),
-            write_lines(tmp_path / "answers.jsonl", given["predictions"]),
-        )
+        scores = ScienceQaScoreOptions(
+            problems=write(tmp_path / "problems.json", given["problems"]),
+            splits=write(tmp_path / "pid_splits.json", {"test": list(given["problems"])}),
+            answers=write_lines(tmp_path / "answers.jsonl", given["predictions"]),
+        ).scores()
         total, correct, accuracy, image_accuracy = re.findall(r"\d[\d.]*", expected["stdout"])
         assert scores["count"] == int(total)
         assert round(scores["accuracy"] * scores["count"] / 100) == int(correct)
@@ -137,9 +153,9 @@ def test_llava_answer_lines(shared: Path, tmp_path: Path) -> None:
     answers = write_lines(tmp_path / "answers.jsonl", formats["answer_jsonl"])
     asked = [line["question_id"] for line in formats["question_jsonl"]]
     questions = write_lines(tmp_path / "questions.jsonl", formats["question_jsonl"])
-    made = vqav2_submission(questions, answers)
-    assert [entry["question_id"] for entry in made.entries] == asked
-    assert {entry["question_id"]: entry["answer"] for entry in made.entries} == {
+    made = Vqav2(questions).submission(read_answers(answers))
+    assert [entry["question_id"] for entry in made] == asked
+    assert {entry["question_id"]: entry["answer"] for entry in made} == {
         **dict.fromkeys(asked, ""),
         **{line["question_id"]: line["text"].lower() for line in formats["answer_jsonl"]},
     }

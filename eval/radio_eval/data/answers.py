@@ -1,0 +1,254 @@
+"""Files of questions and answers, read with an account of everything that is wrong with them.
+
+An answer file has one JSON object a line, as LLaVA writes it:
+``{"question_id": ..., "prompt": ..., "text": ..., "answer_id": ..., "model_id": ...}``.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from radio_core.data.images import printable
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are refused; VQAv2's largest has 390 MB."""
+MAX_LINE_BYTES = 1 << 20
+"""Longer lines are refused; an answer has a few hundred bytes."""
+_SHOWN_CHARACTERS = 160
+
+
+class ScoreInputError(ValueError):
+    """A file that cannot be scored; the message is one line that names the file and the fault."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{printable(path)}: {fault}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model said to one question.
+
+    Attributes:
+        line: of the answer file, from 1.
+        question_id: as text, whether the file has a number or a string.
+        text: the model's words.
+        prompt: the question as the model read it; "" where the file has none.
+    """
+
+    line: int
+    question_id: str
+    text: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The answers of a file, in its order.
+
+    Attributes:
+        path: of the file, for messages.
+        said: each answer.
+    """
+
+    path: Path
+    said: Sequence[Answer]
+
+    def pick(self, wanted: Iterable[str] | None = None) -> tuple[dict[str, Answer], list[str]]:
+        """The answers by question id, and the ids of wanted questions that have none.
+
+        Args:
+            wanted: question ids; answers to other questions are left out. None for all answers.
+
+        Raises:
+            ScoreInputError: a question is answered twice, or not one wanted question is answered.
+        """
+        found: dict[str, Answer] = {}
+        repeated = []
+        for answer in self.said:
+            first = found.setdefault(answer.question_id, answer)
+            if first is not answer:
+                repeated.append(f"{answer.question_id} (lines {first.line} and {answer.line})")
+        if repeated:
+            raise ScoreInputError(self.path, f"keep one of {counted(repeated, 'repeated answer')}")
+        if wanted is None:
+            return found, []
+        ids = list(wanted)
+        picked = {key: found[key] for key in ids if key in found}
+        if not picked:
+            theirs, ours = counted(found, "answer"), counted(ids, "question")
+            raise ScoreInputError(self.path, f"no answer fits: it has {theirs}; asked were {ours}")
+        return picked, [key for key in ids if key not in found]
+
+
+def read_document(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ScoreInputError: no file, too large, or no JSON; the message says where it breaks.
+    """
+    content = _read_bytes(path)
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ScoreInputError(path, f"not a JSON file: {_reason(error)}") from None
+
+
+def read_mapping(path: Path, expected: str) -> Mapping[str, Any]:
+    """The object in a JSON file; ScoreInputError, with what is expected, for anything else."""
+    document = read_document(path)
+    if not isinstance(document, Mapping):
+        raise ScoreInputError(path, f"wrong format: expected {expected}")
+    return document
+
+
+def read_lines(path: Path) -> list[tuple[int, Json]]:
+    """The objects of a JSON lines file with their line numbers from 1; empty lines are passed over.
+
+    Raises:
+        ScoreInputError: no file, too large, or lines that are no JSON objects (the first ones are
+            named, all are counted).
+    """
+    objects, broken = [], []
+    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+            value = json.loads(line.decode("utf-8-sig"))
+            if not isinstance(value, dict):
+                raise ValueError("not an object in braces")
+        except (ValueError, RecursionError) as error:
+            broken.append(f"line {number} ({_reason(error)})")
+        else:
+            objects.append((number, value))
+    if broken:
+        raise ScoreInputError(path, f"{counted(broken, 'broken line')}")
+    if not objects:
+        raise ScoreInputError(path, "empty; expected one JSON object a line")
+    return objects
+
+
+def read_answers(path: Path) -> Answers:
+    """LLaVA's answers, in the order of the file.
+
+    Raises:
+        ScoreInputError: as `read_lines`, or lines without a "question_id" (a string or a whole
+            number) or without a "text".
+    """
+
+    def answer(number: int, line: Json) -> Answer | None:
+        key, text = identifier(line.get("question_id")), line.get("text")
+        prompt = line.get("prompt", "")
+        if key is None or not isinstance(text, str) or not isinstance(prompt, str):
+            return None
+        return Answer(line=number, question_id=key, text=text, prompt=prompt)
+
+    said = complete(
+        path,
+        ((f"line {number}", answer(number, line)) for number, line in read_lines(path)),
+        '"question_id" (string or whole number) and "text" (string)',
+        "line",
+    )
+    return Answers(path=path, said=said)
+
+
+def complete(
+    path: Path, found: Iterable[tuple[str, T | None]], expected: str, what: str
+) -> list[T]:
+    """What was read of a file, where all of it is as it should be.
+
+    Args:
+        path: of the file.
+        found: (name of its place, what was read there), None for something else.
+        expected: what should be there, for the message.
+        what: one thing, for the message.
+
+    Raises:
+        ScoreInputError: there is something else; the first places are named, all are counted.
+    """
+    pairs = list(found)
+    wrong = [place for place, thing in pairs if thing is None]
+    if wrong:
+        raise ScoreInputError(path, f"expected {expected}; not so in {counted(wrong, what)}")
+    return [thing for _, thing in pairs if thing is not None]
+
+
+def unique(path: Path, pairs: Iterable[tuple[str, T]], fault: str) -> dict[str, T]:
+    """Pairs as a dict.
+
+    Raises:
+        ScoreInputError: `fault` with the keys that occur twice.
+    """
+    found: dict[str, T] = {}
+    repeated = []
+    for key, thing in pairs:
+        if key in found:
+            repeated.append(key)
+        else:
+            found[key] = thing
+    if repeated:
+        raise ScoreInputError(path, f"{fault}: {counted(repeated, 'id')}")
+    return found
+
+
+def identifier(value: object) -> str | None:
+    """An id as text; None for what is neither a string nor a whole number."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    return None
+
+
+def strings(value: object) -> list[str] | None:
+    """The value if it is a list of strings that is not empty, else None."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return value
+    return None
+
+
+def entries(path: Path, key: str) -> list[tuple[str, Json]]:
+    """(its number, object) of the list under `key` of a JSON document.
+
+    Raises:
+        ScoreInputError: there is none, or it is empty or holds other things.
+    """
+    document = read_document(path)
+    found = document.get(key) if isinstance(document, Mapping) else None
+    if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):
+        raise ScoreInputError(path, f'wrong format: expected a list of objects under "{key}"')
+    return [(f"number {place}", entry) for place, entry in enumerate(found)]
+
+
+def counted(things: Collection[str], noun: str) -> str:
+    """How many there are, and the first three: "5 broken lines: line 3, line 8, line 9, ..."."""
+    plural = "" if len(things) == 1 else "s"
+    return f"{len(things)} {noun}{plural}: {listed(things, 3)}"
+
+
+def listed(things: Collection[str], most: int = 20) -> str:
+    """The first `most` of them, each cut and without characters that steer a terminal."""
+    cut = (thing[:_SHOWN_CHARACTERS] for thing in islice(things, most))
+    shown = ", ".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in x) for x in cut)
+    return f"{shown}, ..." if len(things) > most else shown
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise ScoreInputError(path, "no such file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ScoreInputError(path, f"larger than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return " ".join(str(error).split())[:_SHOWN_CHARACTERS]

@@ -1,1 +1,0 @@
-"""Scores of visual question answering: LLaVA's answer files against the data sets' own files."""
