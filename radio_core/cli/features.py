@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from radio_core.cli import UsageError
-from radio_core.data.folder import FolderError, ImageFiles, SkippedFiles
+from radio_core.data.folder import FolderError, ImageFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
 from radio_core.data.transforms import radio_resize, radio_resize_size, to_tensor
 from radio_core.devices import choose_device
@@ -85,7 +85,7 @@ def features(options: FeatureOptions) -> int:
             f"--resolution {options.resolution!r} must be one side (512), height x width "
             f'(432x768), or "{NATIVE}"'
         )
-    skipped = SkippedFiles()
+    skipped: dict[str, str] = {}
     paths = list(_expanded(options.images, skipped))
     model = open_model(
         options.model,
@@ -129,7 +129,7 @@ def features(options: FeatureOptions) -> int:
         print(lines[number])
     if len(lines) > _LISTED:
         print(f"... and {len(lines) - _LISTED} more images")
-    for path, reason in skipped:
+    for path, reason in skipped.items():
         print(f"skipped {printable(path)}: {reason}", file=sys.stderr)
     if not lines:
         raise ValueError("no image could be read")
@@ -141,20 +141,20 @@ def features(options: FeatureOptions) -> int:
     return 0
 
 
-def _expanded(names: Sequence[str], skipped: SkippedFiles) -> Iterator[Path]:
+def _expanded(names: Sequence[str], skipped: dict[str, str]) -> Iterator[Path]:
     """The image files that files, folders and patterns stand for, in the order given."""
     for name in names:
         if Path(name).is_dir():
             try:
                 files = ImageFiles(name)
             except FolderError as error:
-                skipped.add(name, str(error))
+                skipped[name] = str(error)
                 continue
             yield from (files.path(index) for index in range(len(files)))
         elif glob.has_magic(name) and not Path(name).exists():
             found = sorted(glob.glob(name, recursive=True))
             if not found:
-                skipped.add(name, "no file fits this pattern")
+                skipped[name] = "no file fits this pattern"
             yield from (path for path in map(Path, found) if path.is_file())
         else:
             yield Path(name)
@@ -206,7 +206,7 @@ def _resizer(spec: ModelSpec, resolution: str) -> Callable[[Image.Image], Image.
 
 
 def _read(
-    paths: Iterable[Path], resize: Callable[[Image.Image], Image.Image], skipped: SkippedFiles
+    paths: Iterable[Path], resize: Callable[[Image.Image], Image.Image], skipped: dict[str, str]
 ) -> Iterator[_Seen]:
     """The readable images at the model's sizes; the others are recorded."""
     number = 0
@@ -214,7 +214,7 @@ def _read(
         try:
             image = load_rgb(path)
         except UnreadableImage as error:
-            skipped.add(error.path, error.reason)
+            skipped.setdefault(error.name, error.reason)
             continue
         yield _Seen(number, path, resize(image))
         number += 1

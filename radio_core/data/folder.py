@@ -9,15 +9,16 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from radio_core.data.images import MAX_PIXELS, UnreadableImage, load_rgb, printable
+from radio_core.data.images import UnreadableImage, load_rgb, printable
 from radio_core.data.storage import PackedNames, Storage, sizes_digest
+from radio_core.progress import Progress, silent
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp"}
@@ -35,37 +36,6 @@ _SETTLED = 2 * 1000**3  # time stamps are this coarse on some file systems, in n
 
 class FolderError(ValueError):
     """A folder that cannot be used as it was given; the message is one line with the reason."""
-
-
-class SkippedFiles:
-    """The account of files that gave no image: each path once, in the order met."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-
-    def add(self, path: str | os.PathLike[str], reason: str) -> None:
-        """Record one file; recording it again changes nothing."""
-        self._reasons.setdefault(os.fspath(path), reason)
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """(path, reason) pairs; reasons as in `UnreadableImage`."""
-        return iter(self._reasons.items())
-
-    def summary(self) -> str:
-        """One line: how many files were skipped, and how many for which kind of reason."""
-        if not self._reasons:
-            return "no files skipped"
-        kinds = Counter(reason.split(":", 1)[0] for reason in self._reasons.values())
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        return f"skipped {len(self)} {'file' if len(self) == 1 else 'files'}: {counts}"
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write one JSON object a line, {"path": ..., "reason": ...}, over an existing file."""
-        lines = [json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in self]
-        Path(path).write_text("".join(lines), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -95,50 +65,41 @@ class ImageFiles:
 
     Args:
         root: the folder.
-        extensions: endings to try, in any case; None tries every file.
-        max_pixels: larger images are unreadable.
-        scan: what `scan_folder` found there with these endings; by default it looks now.
+        scan: what `scan_folder` found there; by default it looks now.
 
     Attributes:
-        root: the folder.
         names: paths below `root`, in order.
-        skipped: files with a foreign name and closed sub-folders, and what users of the folder
-            add to it.
+        skipped: path -> reason, as in `UnreadableImage`, of files with a foreign name and closed
+            sub-folders; users of the folder may add to it.
 
     Raises:
         FolderError: if the folder is missing, closed, or holds no readable image.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        extensions: Collection[str] | None = IMAGE_EXTENSIONS,
-        max_pixels: int = MAX_PIXELS,
-        scan: FolderScan | None = None,
-    ) -> None:
+    def __init__(self, root: str | os.PathLike[str], scan: FolderScan | None = None) -> None:
         self.root = Path(root)
-        self.skipped = SkippedFiles()
-        self._max_pixels = max_pixels
-        scan = scan or scan_folder(self.root, extensions)
-        for place, reason in scan.closed:
-            self.skipped.add(place, reason)
+        scan = scan or scan_folder(self.root)
+        self.skipped = dict(scan.closed)
         for name in scan.foreign:
             ending = os.path.splitext(name)[1].lower() or "nothing"
-            self.skipped.add(self.root / name, f"not an image: its name ends in {ending}")
+            path = os.path.join(self.root, name)
+            self.skipped[path] = f"not an image: its name ends in {ending}"
         self.names = scan.images
         if not self.names:
-            looked_for = "any file" if extensions is None else " ".join(sorted(extensions)).lower()
-            raise FolderError(f"no images under {printable(self.root)} (looked for {looked_for})")
+            endings = " ".join(sorted(IMAGE_EXTENSIONS))
+            raise FolderError(f"no images under {printable(self.root)} (looked for {endings})")
         for index in range(len(self)):  # stop early on a folder of nothing but damaged files
             try:
                 self.read(index)
                 break
             except UnreadableImage as error:
-                self.skipped.add(error.path, error.reason)
+                self.skipped[error.name] = error.reason
         else:
+            kinds = Counter(reason.split(":", 1)[0] for reason in self.skipped.values())
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             raise FolderError(
                 f"none of the {len(self)} image files under {printable(self.root)} can be read "
-                f"({self.skipped.summary()})"
+                f"(skipped {len(self.skipped)} files: {counts})"
             )
 
     def __len__(self) -> int:
@@ -151,12 +112,12 @@ class ImageFiles:
 
     def read(self, index: int) -> Image.Image:
         """The image at `index` as 8-bit RGB. Raises UnreadableImage, and records nothing."""
-        return load_rgb(self.path(index), self._max_pixels)
+        return load_rgb(self.path(index))
 
     @property
     def faults(self) -> list[tuple[str, str]]:
         """See `sources.faults`."""
-        return list(self.skipped)
+        return list(self.skipped.items())
 
     def layout(self) -> str:
         """See `sources.data_layout`."""
@@ -233,26 +194,13 @@ def read_class_names(root: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def open_folder(path: str, storage: Storage) -> ImageFiles:
-    """Open a folder for training, with the kept list of its files where that is up to date.
-
-    Raises:
-        FolderError: as `ImageFiles`.
-    """
+    """Open a folder for training. Raises FolderError as `ImageFiles`."""
     root = Path(path).expanduser()
     return ImageFiles(root, scan=indexed_scan(root, storage))
 
 
 def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> FolderScan:
-    """What `scan_folder` finds, from the kept index where that is up to date.
-
-    Args:
-        root: the folder.
-        storage: where the index is kept, and who is told that it was used.
-        keep_from: fewer files are not worth an index.
-
-    Raises:
-        FolderError: if the folder is missing or closed.
-    """
+    """What `scan_folder` finds, from the kept index of at least `keep_from` files if it holds."""
     key = {"root": printable(root.resolve()), "endings": sorted(IMAGE_EXTENSIONS)}
     kept = storage.load("folders", key)
     if kept is not None:
@@ -267,8 +215,7 @@ def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> Fo
             )
             return FolderScan(images, foreign, [], folders, kept["changed"])
     began = time.time_ns()
-    what = f"listing {printable(root)}"
-    scan = scan_folder(root, found=lambda count: storage.progress(what, count, None))
+    scan = scan_folder(root, storage.progress)
     # A folder that cannot be read now may be later, without a new time stamp.
     if len(scan.images) + len(scan.foreign) >= keep_from and not scan.closed:
         # A change right after the look would go unnoticed: such a stamp fits nothing.
@@ -291,22 +238,12 @@ def _unchanged(root: Path, folders: Sequence[str], changed: np.ndarray) -> bool:
         return False
 
 
-def scan_folder(
-    root: Path,
-    extensions: Collection[str] | None = IMAGE_EXTENSIONS,
-    found: Callable[[int], None] = lambda count: None,
-) -> FolderScan:
+def scan_folder(root: Path, progress: Progress = silent) -> FolderScan:
     """List a folder, as `ImageFiles` describes it.
-
-    Args:
-        root: the folder.
-        extensions: endings of image files, in any case; None for every file.
-        found: called with the number of files found so far, now and then.
 
     Raises:
         FolderError: if the folder is missing or closed.
     """
-    endings = None if extensions is None else frozenset(e.lower() for e in extensions)
     images: list[str] = []
     foreign: list[str] = []
     closed: list[tuple[str, str]] = []
@@ -317,10 +254,11 @@ def scan_folder(
     while pending:
         name, is_folder = pending.pop()
         if not is_folder:
-            fits = endings is None or os.path.splitext(name)[1].lower() in endings
+            fits = os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
             (images if fits else foreign).append(name)
-            if (len(images) + len(foreign)) % _REPORT_EVERY == 0:
-                found(len(images) + len(foreign))
+            count = len(images) + len(foreign)
+            if count % _REPORT_EVERY == 0:
+                progress(f"listing {printable(root)}", count, None)
             continue
         place = os.path.join(root, name) if name else os.fspath(root)
         try:

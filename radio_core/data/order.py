@@ -12,7 +12,7 @@ random crop), and a view names an image:
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,16 +31,16 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class SampleOrder(Protocol):
-    """A sequence of images without end."""
+class SampleOrder:
+    """Base class: a sequence of images without end."""
 
     def view(self, position: int) -> int:
         """The view at a position: another one at every position, of any size."""
-        ...
+        return position
 
     def indices(self, view: int) -> Iterator[int]:
         """The index of a view's image in the source, then those that may take its place."""
-        ...
+        raise NotImplementedError
 
 
 def order_of(source: ImageSource, seed: int) -> SampleOrder:
@@ -55,13 +55,7 @@ def order_of(source: ImageSource, seed: int) -> SampleOrder:
 
 
 class EpochShuffle:
-    """A permutation of range(count) for every epoch, drawn by numpy.
-
-    Args:
-        count: places in an epoch.
-        seed: of the permutations, together with the stream and the epoch.
-        stream: theirs.
-    """
+    """A permutation of range(count) for every epoch, from a random stream."""
 
     def __init__(self, count: int, seed: int, stream: Stream) -> None:
         self.count, self.seed, self.stream = count, seed, stream
@@ -78,7 +72,7 @@ class EpochShuffle:
         return int(permutation[place])
 
 
-class PlainOrder:
+class PlainOrder(SampleOrder):
     """Images in a fixed random order are the first views; every epoch visits new views of them.
 
     The first views so are a sample of a source that is sorted by class.
@@ -100,15 +94,11 @@ class PlainOrder:
             yield int(self._images[(view + attempt) % self.count])
 
 
-class HugeOrder:
+class HugeOrder(SampleOrder):
     """As `PlainOrder`, with views in the order of positions, and nothing kept in memory."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
-
-    def view(self, position: int) -> int:
-        """See `SampleOrder`."""
-        return position
 
     def indices(self, view: int) -> Iterator[int]:
         """See `SampleOrder`."""
@@ -117,7 +107,7 @@ class HugeOrder:
             yield scrambled(place, self.count, self.seed, Stream.HUGE, epoch)
 
 
-class BlockOrder:
+class BlockOrder(SampleOrder):
     """Blocks in random order, and samples from a moving window of `window` blocks.
 
     The blocks of an epoch are shuffled into a ring. Each block's samples are shuffled and cut
@@ -140,10 +130,6 @@ class BlockOrder:
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._stages: dict[tuple[int, int], np.ndarray] = {}
         self._blocks: dict[tuple[int, int], np.ndarray] = {}
-
-    def view(self, position: int) -> int:
-        """See `SampleOrder`."""
-        return position
 
     def indices(self, view: int) -> Iterator[int]:
         """See `SampleOrder`: those that follow in the sequence take an image's place."""
@@ -181,7 +167,7 @@ class BlockOrder:
         return stream.rng(self.seed, *where).permutation(count)
 
 
-class MixtureOrder:
+class MixtureOrder(SampleOrder):
     """Positions dealt out to several orders by their shares.
 
     The counts are exact, not drawn: of the first n positions each source has its share, off by
@@ -208,10 +194,6 @@ class MixtureOrder:
         pairs = zip(shares, left, strict=True)
         self._splits = [round(_UNIT * share / rest) for share, rest in pairs]
         self._deals: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def view(self, position: int) -> int:
-        """See `SampleOrder`."""
-        return position
 
     def indices(self, view: int) -> Iterator[int]:
         """See `SampleOrder`: images of the same source take an image's place."""

@@ -384,28 +384,20 @@ class ShardImages:
     def _stated_counts(self) -> dict[str, int]:
         """Shard -> number of images, as files called sizes.json state them."""
         stated: dict[str, int] = {}
-        places: dict[str, dict[str, int]] = {}
-        for shard in self.shards:
-            place, _, name = shard.rpartition("/")
-            if place not in places:
-                places[place] = self._read_sizes(place)
-            if name in places[place]:
-                stated[shard] = places[place][name]
+        for place in {shard.rpartition("/")[0] for shard in self.shards}:
+            path = Path(place or ".", SIZES_FILE)
+            if self.is_remote:
+                text = fetch_text(f"{place}/{SIZES_FILE}")
+            else:
+                text = path.read_text(encoding="utf-8") if path.is_file() else None
+            try:
+                sizes = json.loads(text) if text else {}
+            except ValueError:
+                continue
+            for name, count in sizes.items() if isinstance(sizes, dict) else ():
+                if type(count) is int and count >= 0:
+                    stated[f"{place}/{name}" if place else name] = count
         return stated
-
-    def _read_sizes(self, place: str) -> dict[str, int]:
-        """The numbers in one sizes.json; whatever else it holds is left alone."""
-        path = Path(place or ".", SIZES_FILE)
-        if self.is_remote:
-            text = fetch_text(f"{place}/{SIZES_FILE}")
-        else:
-            text = path.read_text(encoding="utf-8") if path.is_file() else None
-        try:
-            sizes = json.loads(text) if text else {}
-        except ValueError:
-            return {}
-        items = sizes.items() if isinstance(sizes, dict) else ()
-        return {name: count for name, count in items if type(count) is int and count >= 0}
 
 
 def local_files(pattern: str, kind: str) -> list[str]:

@@ -10,12 +10,12 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -124,7 +124,7 @@ def sizes_digest(paths: Iterable[Path]) -> str:
     return sizes.hexdigest()
 
 
-class PackedNames(Sequence[str]):
+class PackedNames:
     """Many names in two arrays: a list of a million strings would be copied into every worker.
 
     Args:
@@ -147,15 +147,10 @@ class PackedNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         place = range(len(self))[index]
         start = int(self.ends[place - 1]) if place else 0
         part: bytes = self.text[start : int(self.ends[place])].tobytes()

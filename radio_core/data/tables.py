@@ -14,7 +14,7 @@ from radio_core.extras import require
 
 
 class TableImages:
-    """One column of images, memory-mapped from Arrow files; satisfies `ImageSource`.
+    """One column of images, memory-mapped from Arrow files; an `ImageSource`.
 
     The column is of the library's Image type, or holds the bytes of image files, or structs of
     "bytes" and "path". Images are decoded by `decode_rgb`, not by the library.
@@ -131,35 +131,28 @@ def open_parquet(spec: str, storage: Storage) -> TableImages:
         )
     except Exception as error:
         for file in files:
-            _check_pages(file, column)
+            _schema(file, column)
         raise ValueError(f"{printable(name)} cannot be read: {_one_line(error)}") from error
     sizes = [(os.path.basename(file), os.path.getsize(file)) for file in files]
     return TableImages(name, table, column, digest([column, sizes]))
 
 
-def _schema(file: str) -> Any:
-    """The schema of a parquet file, which is at its end: a cut file has none."""
+def _schema(file: str, column: str = "") -> Any:
+    """The schema of a parquet file, which is at its end: a cut file has none.
+
+    With a column all of it is read, to find out which of several files is damaged.
+    """
     try:
-        return require("pyarrow.parquet", extra="train").read_schema(file)
+        opened = require("pyarrow.parquet", extra="train").ParquetFile(file)
+        if column:
+            for _ in opened.iter_batches(columns=[column]):
+                pass
+        return opened.schema_arrow
     except Exception as error:  # the library's errors have no common base
-        raise _unreadable(file, error) from error
-
-
-def _check_pages(file: str, column: str) -> None:
-    """Read a whole column, to find out which of several files is damaged."""
-    try:
-        pages = require("pyarrow.parquet", extra="train").ParquetFile(file)
-        for _ in pages.iter_batches(columns=[column]):
-            pass
-    except Exception as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{printable(file)} is no readable parquet file ({_one_line(error)}): restore it or leave "
-        "it out of the pattern"
-    )
+        raise ValueError(
+            f"{printable(file)} is no readable parquet file ({_one_line(error)}): restore it or "
+            "leave it out of the pattern"
+        ) from error
 
 
 def _choose_column(name: str, features: Mapping[str, Any], column: str) -> str:

@@ -117,16 +117,16 @@ def tokens(options: TokensOptions) -> int:
             with Image.open(files.path(index), formats=SAFE_FORMATS) as image:
                 width, height = image.size
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            files.skipped.add(files.path(index), f"not an image: {error}")
+            files.skipped[str(files.path(index))] = f"not an image: {error}"
             continue
         counts.append(token_count(height, width, options.resolution, options.patch))
-    for path, reason in files.skipped:
+    for path, reason in files.skipped.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     mean = sum(counts) / len(counts)
     print(f"{mean:.1f} tokens an image on average ({min(counts)} to {max(counts)})")
     print(f"{len(counts)} images, long edge {options.resolution}, patch {options.patch}")
     if options.json is not None:
         values = {"count": len(counts), "mean": mean, "min": min(counts), "max": max(counts)}
-        result = values | {"skipped": dict(files.skipped)}
+        result = values | {"skipped": files.skipped}
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0

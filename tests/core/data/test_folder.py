@@ -1,7 +1,7 @@
 """Folders of photos: what is found, in which order, what is told of the rest, what is kept."""
 
-import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from radio_core.data.folder import (
     FolderScan,
     ImageFiles,
     LabelledFolder,
-    SkippedFiles,
     indexed_scan,
     read_class_names,
     scan_folder,
@@ -61,20 +60,10 @@ def test_damaged_files_are_counted_and_listed(tmp_path: Path) -> None:
         try:
             assert files.read(index).size == (4, 4)
         except UnreadableImage as error:
-            files.skipped.add(error.path, error.reason)
-    skipped = {Path(path).name: reason for path, reason in files.skipped}
+            files.skipped[error.name] = error.reason
+    skipped = {Path(path).name: reason for path, reason in files.skipped.items()}
     assert set(skipped) == {"cut.jpg", "empty.jpg", "text.jpg", "notes.txt", "gone.jpg"}
     assert len(files.skipped) == 5
-    assert "5 files" in files.skipped.summary()
-    assert "1 empty file" in files.skipped.summary()
-    assert "2 not an image" in files.skipped.summary()
-    files.skipped.write(tmp_path / "skipped.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    assert [(row["path"], row["reason"]) for row in rows] == list(files.skipped)
-
-
-def test_no_skipped_files_in_words() -> None:
-    assert SkippedFiles().summary() == "no files skipped"
 
 
 def test_link_loops_end(tmp_path: Path) -> None:
@@ -85,14 +74,6 @@ def test_link_loops_end(tmp_path: Path) -> None:
     (tmp_path / "root/linked").symlink_to(tmp_path / "elsewhere")
     files = ImageFiles(tmp_path / "root")
     assert names(files) == ["a/1.png", "linked/2.png"]
-
-
-def test_extensions(tmp_path: Path) -> None:
-    put(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(tmp_path / "photo")
-    put(tmp_path / "b.jpg")
-    assert names(ImageFiles(tmp_path, extensions=[".JPG"])) == ["b.jpg"]
-    assert names(ImageFiles(tmp_path, extensions=None)) == ["b.jpg", "photo"]
 
 
 def message(root: Path) -> str:
@@ -114,7 +95,7 @@ def test_unusable_folders_give_one_line(tmp_path: Path) -> None:
         (tmp_path / f"damaged/{number}.jpg").write_text("hello")
     assert "no images" in message(tmp_path / "empty")
     assert "no images" in message(tmp_path / "words")
-    assert "none of the 3 image files" in message(tmp_path / "damaged")
+    assert re.search("none of the 3 .*: 3 not an image", message(tmp_path / "damaged"))
     assert "no such file" in message(tmp_path / "missing")
     assert "not a directory" in message(tmp_path / "words/a.txt")
 
@@ -132,7 +113,7 @@ def test_closed_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "scandir", refuse)
     files = ImageFiles(tmp_path / "root")
     assert names(files) == ["a.png"]
-    assert list(files.skipped) == [(str(tmp_path / "root/closed"), "permission denied")]
+    assert files.skipped == {str(tmp_path / "root/closed"): "permission denied"}
     assert "permission denied" in message(tmp_path / "root/closed")
 
 
@@ -183,7 +164,7 @@ def test_real_photos_with_foreign_files(shared: Path) -> None:
     files = ImageFiles(root)
     assert len(files) == 96
     assert all(files.read(index).mode == "RGB" for index in range(0, 96, 8))
-    assert {Path(path).suffix for path, _ in files.skipped} == {".json"}
+    assert {Path(path).suffix for path in files.skipped} == {".json"}
     assert len(files.skipped) == 4
 
 
@@ -233,7 +214,7 @@ def test_the_second_time_nothing_is_listed_and_the_user_is_told(
     first, second = lister(photos), lister(photos)
     assert lister.lists == 1
     assert list(first.names) == list(second.names) == list(ImageFiles(photos).names)
-    assert list(first.skipped) == list(second.skipped)
+    assert first.skipped == second.skipped
     assert len(first.skipped) == 1
     assert second.path(len(second) - 1).exists()
     assert len(lister.told) == 1
@@ -327,7 +308,6 @@ def test_packed_names_are_a_sequence() -> None:
     packed = PackedNames.of(names)
     assert list(packed) == names
     assert packed[-1] == names[-1]
-    assert packed[1:3] == names[1:3]
     assert PackedNames.of(names).digest() == packed.digest() != PackedNames.of(names[1:]).digest()
     with pytest.raises(IndexError):
         packed[4]
