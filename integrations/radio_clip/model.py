@@ -272,16 +272,12 @@ class RadioClip(nn.Module):
         """A vector in the space shared with texts for every patch.
 
         The adaptor's summary head reads each patch of the backbone in the place of the summary
-        token. Nothing in the training asks for this. What is trained to agree with texts is the
-        summary alone (the paper's equations 1 and 2). The adaptor's spatial head, on the other
-        hand, imitates CLIP's own patch features (equation 3), which CLIP never compares with a
-        text, and which mostly have another width than texts have: they are not used here, and
-        `RadioModel.forward` returns them. So patches name what is in an image, and how well they
-        say where it is depends on the model: measure it before relying on it. Of the bundled "toy"
-        the patches repeat the summary of the whole image and do not tell its objects apart.
-
-        The paper also found (figure 4) that features jump to another mode at high resolution, 720
-        pixels there, likely because high resolutions were trained with SAM and not with CLIP.
+        token. Nothing in the training asks for this: what is trained to agree with texts is the
+        summary alone (the paper's equations 1 and 2), and the adaptor's spatial head imitates
+        CLIP's own patches (equation 3), which CLIP never compares with a text. So patches name
+        what is in an image, and how well they say where it is depends on the model: measure it.
+        Of the bundled "toy" they repeat the summary of the whole image. At high resolution
+        features may jump to another mode (figure 4).
 
         Args:
             images: [B, 3, H, W], RGB in [0, 1]; H and W multiples of the resolution step.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ WORDS: tuple[str, ...] = (
 
 _MAIN_RADIUS = (27.0, 40.0)
 _SMALL_RADIUS = (11.0, 17.0)
+_TILT = (-0.35, 0.35)  # radians
 _SUPERSAMPLE = 2
 _TEXT_PROBABILITY = 0.3
 
@@ -106,8 +108,7 @@ class Scene:
         return caption
 
 
-@dataclass(frozen=True)
-class _Placement:
+class _Placement(NamedTuple):
     """Where an object lies before it is drawn: pixels and radians."""
 
     x: float
@@ -120,10 +121,9 @@ def render_scene(seed: int, index: int) -> Scene:
     """Render scene number `index` of world `seed`; the same pair always gives the same scene."""
     rng = np.random.default_rng((seed, index))
     canvas = _background(rng)
-    placements = _place(rng)
     kinds: list[tuple[str, str, str]] = []
     owner = np.full((SCENE_SIZE, SCENE_SIZE), -1, dtype=np.int8)
-    for number, placement in enumerate(placements):
+    for number, placement in enumerate(_place(rng)):
         kind = (
             SHAPES[int(rng.integers(len(SHAPES)))],
             list(COLOURS)[int(rng.integers(len(COLOURS)))],
@@ -134,8 +134,17 @@ def render_scene(seed: int, index: int) -> Scene:
     text = _write_word(canvas, owner, rng) if rng.random() < _TEXT_PROBABILITY else ""
     canvas += rng.normal(0.0, 5.0, canvas.shape[:2]).astype(np.float32)[..., None]
     image = canvas.clip(0, 255).astype(np.uint8)
-    objects, semantic = _ground_truth(kinds, owner)
-    return Scene(image=image, objects=objects, semantic=semantic, text=text)
+    semantic = np.zeros((SCENE_SIZE, SCENE_SIZE), dtype=np.uint8)
+    objects = []
+    for number, (shape, colour, texture) in enumerate(kinds):
+        mask = owner == number
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(ys) == 0:
+            continue  # hidden by others
+        semantic[mask] = 1 + SHAPES.index(shape)
+        box = (int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
+        objects.append(ToyObject(shape=shape, colour=colour, texture=texture, mask=mask, bbox=box))
+    return Scene(image=image, objects=tuple(objects), semantic=semantic, text=text)
 
 
 class ToyWorldImages:
@@ -182,11 +191,8 @@ def _background(rng: np.random.Generator) -> NDArray[np.float32]:
     elif kind == 1:
         angle = rng.uniform(0, 2 * math.pi)
         ramp = np.linspace(-0.7, 0.7, SCENE_SIZE, dtype=np.float32)
-        mix = (
-            0.5
-            + ramp[None] * np.float32(math.cos(angle))
-            + ramp[:, None] * np.float32(math.sin(angle))
-        )
+        across, down = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+        mix = 0.5 + ramp[None] * across + ramp[:, None] * down
     else:
         cells = int(rng.integers(3, 9))
         noise = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
@@ -200,19 +206,15 @@ def _place(rng: np.random.Generator) -> list[_Placement]:
     radius = rng.uniform(*_MAIN_RADIUS)
     margin = max(SCENE_SIZE / 2 - radius, 0.0)
     centre = SCENE_SIZE / 2 + rng.uniform(-margin, margin, 2)
-    placed = [_Placement(centre[0], centre[1], radius, _tilt(rng))]
+    placed = [_Placement(centre[0], centre[1], radius, rng.uniform(*_TILT))]
     for _ in range(int(rng.integers(4))):
         small = rng.uniform(*_SMALL_RADIUS)
         for _attempt in range(8):
             x, y = rng.uniform(0.6 * small, SCENE_SIZE - 0.6 * small, 2)
             if all(math.hypot(x - p.x, y - p.y) > 0.85 * (small + p.radius) for p in placed):
-                placed.append(_Placement(x, y, small, _tilt(rng)))
+                placed.append(_Placement(x, y, small, rng.uniform(*_TILT)))
                 break
     return placed
-
-
-def _tilt(rng: np.random.Generator) -> float:
-    return float(rng.uniform(-0.35, 0.35))
 
 
 def _draw(
@@ -270,23 +272,6 @@ def _write_word(
     return word
 
 
-def _ground_truth(
-    kinds: list[tuple[str, str, str]], owner: NDArray[np.int8]
-) -> tuple[tuple[ToyObject, ...], Pixels]:
-    """Visible objects (the main one always first) and the semantic map."""
-    semantic = np.zeros((SCENE_SIZE, SCENE_SIZE), dtype=np.uint8)
-    objects = []
-    for number, (shape, colour, texture) in enumerate(kinds):
-        mask = owner == number
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if len(ys) == 0:
-            continue
-        semantic[mask] = 1 + SHAPES.index(shape)
-        box = (int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
-        objects.append(ToyObject(shape=shape, colour=colour, texture=texture, mask=mask, bbox=box))
-    return tuple(objects), semantic
-
-
 def _regular(corners: int, start: float, radii: Sequence[float] = (1.0,)) -> list[Point]:
     """Corners of a regular polygon whose radii cycle through `radii`."""
     angles = [start + 2 * math.pi * k / corners for k in range(corners)]
@@ -296,14 +281,10 @@ def _regular(corners: int, start: float, radii: Sequence[float] = (1.0,)) -> lis
     ]
 
 
-def _cross() -> list[Point]:
-    arm = 0.38
+def _cross(arm: float = 0.38) -> list[Point]:
     quarter = [(arm, 1.0), (arm, arm), (1.0, arm)]
-    corners: list[Point] = []
-    for turn in range(4):
-        cos, sin = round(math.cos(-math.pi / 2 * turn)), round(math.sin(-math.pi / 2 * turn))
-        corners += [(x * cos - y * sin, x * sin + y * cos) for x, y in quarter]
-    return corners
+    turns = [(1, 0), (0, -1), (-1, 0), (0, 1)]  # cosine and sine
+    return [(x * cos - y * sin, x * sin + y * cos) for cos, sin in turns for x, y in quarter]
 
 
 _OUTLINES: dict[str, list[list[Point]]] = {
