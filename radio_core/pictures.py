@@ -53,12 +53,7 @@ class PcaColours:
         return (scaled / (self.high - self.low)).T.reshape(_COLOURS, *features.shape[-2:])
 
     def render(self, features: Tensor, size: tuple[int, int] | None = None) -> Pixels:
-        """One feature map [C, h, w] as a picture, uint8 [H, W, 3].
-
-        Args:
-            features: the map.
-            size: (H, W) of the picture, interpolated bilinearly; None for (h, w).
-        """
+        """One feature map [C, h, w] as uint8 [H, W, 3], resized bilinearly to `size` (H, W)."""
         rgb = self.project(features)[None]
         if size is not None:
             rgb = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)

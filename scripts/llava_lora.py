@@ -21,6 +21,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -149,17 +150,17 @@ def tiny_parts(samples: list[Sample]) -> tuple[LlamaForCausalLM, PreTrainedToken
     return LlamaForCausalLM(config), PreTrainedTokenizerFast(tokenizer_object=plain, **special)
 
 
+@dataclass
 class Collator:
     """Makes batches of LLaVA's conversations; only the answers are labelled.
 
-    Args:
+    Attributes:
         processor: has a chat template that marks the answers.
         images: the folder that the images' names are relative to.
     """
 
-    def __init__(self, processor: RadioLlavaProcessor, images: Path) -> None:
-        self.processor = processor
-        self.images = images
+    processor: RadioLlavaProcessor
+    images: Path
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         """Inputs and labels of a batch."""

@@ -82,17 +82,7 @@ class RadioPreprocess:
 def build_preprocess(
     radio: Radio, image_size: ImageSize | None = None, keep_aspect: bool = False
 ) -> RadioPreprocess:
-    """The preprocessing of a model.
-
-    Args:
-        radio: says which sizes it takes.
-        image_size: side in pixels, or (height, width); None for the size that the model prefers.
-        keep_aspect: see `RadioPreprocess`.
-
-    Raises:
-        ValueError: a size that the model does not take (the nearest that it does is named), or
-            two different sides where the image keeps its own aspect ratio.
-    """
+    """The preprocessing of a model; arguments and errors as `load_radio_clip`."""
     step = radio.min_resolution_step
     if image_size is None:
         preferred = radio.preferred_resolution or (DEFAULT_SIZE, DEFAULT_SIZE)
@@ -119,12 +109,7 @@ def adaptor_specs(radio: Radio) -> dict[str, AdaptorConfig] | dict[str, AdaptorC
 
 
 class RadioVisual(nn.Module):
-    """The image side: RADIO and the summary head of one adaptor.
-
-    Args:
-        radio: the model, or one that was exported; used as it is, not copied.
-        adaptor: name of an adaptor with a summary.
-        preprocess: tells open_clip's scripts what images must look like.
+    """The image side: RADIO, used as it is, and the summary head of one adaptor.
 
     Attributes:
         image_size: (height, width) in pixels of `preprocess`; other multiples of the model's
@@ -179,12 +164,10 @@ class RadioClip(nn.Module):
     serves. Embeddings come in the dtype of `logit_scale`: float32, or what `half()` or `to(dtype)`
     made of it. The text tower is frozen and stays in eval mode; `train()` reaches RADIO alone.
 
-    Args:
+    Attributes:
         visual: the image side.
         text: the text side.
         output_dict: `forward` returns a dict instead of a tuple.
-
-    Attributes:
         radio: the RADIO model inside, or the exported one.
         tokenizer: texts to token ids [T, context_length] int64.
         logit_scale: logarithm of the teacher's factor of the logits, a scalar parameter.
@@ -211,14 +194,7 @@ class RadioClip(nn.Module):
         return self.visual.radio
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Images to the space shared with texts.
-
-        Args:
-            image: [B, 3, H, W], RGB in [0, 1]; H and W multiples of the model's resolution step.
-            normalize: scale each vector to length 1.
-
-        Returns:
-            [B, D], the summary of the adaptor.
+        """Images [B, 3, H, W], RGB in [0, 1], to [B, D] in the space of the texts.
 
         Raises:
             ValueError: a size that the model does not take; the nearest that it does is named.
@@ -226,15 +202,7 @@ class RadioClip(nn.Module):
         return self._finished(self.visual(image), normalize)
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Token ids to the space shared with images.
-
-        Args:
-            text: [T, L] int64 of the tokenizer, on the model's device.
-            normalize: scale each vector to length 1.
-
-        Returns:
-            [T, D].
-        """
+        """Token ids [T, L] int64, on the model's device, to [T, D] in the space of the images."""
         return self._finished(self.text(text), normalize)
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,10 +216,6 @@ class RadioClip(nn.Module):
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Any:
         """Both sides, normalised, as open_clip's `CLIP.forward` returns them.
-
-        Args:
-            image: see `encode_image`; None for no images.
-            text: see `encode_text`; None for no texts.
 
         Returns:
             (image_features [B, D], text_features [T, D], scale) and, for a teacher that has one,

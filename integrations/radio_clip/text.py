@@ -33,14 +33,7 @@ class Tokenizer(Protocol):
 
 
 class SiglipTokenizer:
-    """A SigLIP2 tokenizer, called like open_clip's.
-
-    Args:
-        tokenizer: transformers' tokenizer of the model.
-
-    Attributes:
-        context_length: tokens a text: shorter ones are padded, longer ones cut.
-    """
+    """transformers' tokenizer of a SigLIP2, called like open_clip's."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -101,12 +94,7 @@ class TextEncoder(nn.Module):
 def load_text_encoder(source: str, path: str | Path | None = None) -> TextEncoder:
     """Load a text tower with its tokenizer and the scale and bias of its logits.
 
-    Args:
-        source: as `radio_core.teachers.text.load_text_tower` takes it, as the next one.
-        path: weights to take instead of a download.
-
-    Raises:
-        UnknownName, FileNotFoundError, ValueError, ImportError: as `load_text_tower`.
+    Arguments and errors are those of `radio_core.teachers.text.load_text_tower`.
     """
     tower = load_text_tower(source, path)
     if isinstance(tower, Siglip2Text):
@@ -128,8 +116,7 @@ def load_text_encoder(source: str, path: str | Path | None = None) -> TextEncode
 def _siglip_logits(place: str | Path) -> tuple[float, float | None]:
     """Scale and bias of the logits, which are not part of a SigLIP2's text tower.
 
-    Args:
-        place: a directory, or a hub id whose files are in the cache.
+    `place` is a directory, or a hub id whose files are in the cache.
     """
     from safetensors import safe_open
 

@@ -124,10 +124,7 @@ def index_shard(path: Path, endings: Collection[str]) -> ShardIndex:
 def read_samples(path: Path, endings: Collection[str]) -> Iterator[ShardSample]:
     """The samples of a shard from front to end: members that follow each other with one name.
 
-    Args:
-        path: the shard.
-        endings: of the files to read, e.g. {".jpg", ".png", ".cls"}; a sample without any of
-            them is left out.
+    Only files of the given endings are read, e.g. {".jpg", ".png", ".cls"}.
 
     Raises:
         UnreadableImage: after the samples before it, a shard that is damaged or no tar archive.
@@ -401,14 +398,9 @@ class ShardImages:
 
 
 def local_files(pattern: str, kind: str) -> list[str]:
-    """Files that a pattern with braces and * ? [ ] names, each once, sorted within a wildcard.
+    """Files that a shell's pattern (~ * ? [ ] { }) names, each once, sorted within a wildcard.
 
-    Args:
-        pattern: as a shell takes it; "~" is the home folder.
-        kind: what error messages call the source, e.g. "parquet".
-
-    Raises:
-        ValueError: an empty pattern, or wildcards that match nothing.
+    `kind` is what errors call the source. Raises ValueError for a pattern that matches nothing.
     """
     names: list[str] = []
     for part in _braces(os.path.expanduser(pattern), kind):
