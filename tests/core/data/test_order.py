@@ -165,11 +165,6 @@ def test_replacements_in_a_mixture_come_from_the_same_source() -> None:
             assert source.starts[number] <= index < source.starts[number + 1]
 
 
-def test_without_weights_shares_follow_the_sizes() -> None:
-    assert Mixture([Source(30), Source(10)]).shares == [0.75, 0.25]
-    assert Mixture([Source(30), Source(10)], [19, 1]).shares == [0.95, 0.05]
-
-
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [float("nan"), 1.0]])
 def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="one positive number for each of 2 sources"):
