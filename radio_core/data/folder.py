@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,7 +228,7 @@ def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> Fo
     return scan
 
 
-def _unchanged(root: Path, folders: Sequence[str], changed: np.ndarray) -> bool:
+def _unchanged(root: Path, folders: Iterable[str], changed: np.ndarray) -> bool:
     try:
         return all(
             os.stat(os.path.join(root, folder)).st_mtime_ns == stamp

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,7 +304,7 @@ def _voc_folder(root: Path) -> Path | None:
 
 def _paired(images: Path, labels: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Every image below a folder, and the PNG of the same name below the other."""
-    names: Sequence[str] = ImageFiles(images).names
+    names = ImageFiles(images).names
     label_names = (f"{os.path.splitext(name)[0]}.png" for name in names)
     return tuple(images / name for name in names), tuple(labels / name for name in label_names)
 
