@@ -55,17 +55,7 @@ def swap_hf_image_encoder(
 
 
 class RadioVisionEncoder(nn.Module):
-    """What `SamModel` calls its vision encoder, with RADIO in front of the neck.
-
-    Args:
-        old: SAM's own vision encoder; its neck is copied.
-        radio: model with the adaptor `adaptor`.
-        adaptor: name of that adaptor.
-        window_size: see `swap_image_encoder`.
-
-    Attributes:
-        config: the `SamVisionConfig` of the replaced encoder.
-    """
+    """What `SamModel` calls its vision encoder, with RADIO in front of a copy of `old`'s neck."""
 
     def __init__(
         self, old: nn.Module, radio: RadioModel, adaptor: str, window_size: int | None
@@ -86,15 +76,7 @@ class RadioVisionEncoder(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor | None = None, **_: Any) -> Any:
-        """Encode a batch.
-
-        Args:
-            pixel_values: [B, 3, image_size, image_size] from `SamProcessor`.
-            **_: what `SamModel` passes on (whether to return attentions, and so on); ignored.
-
-        Returns:
-            `SamVisionEncoderOutput` with last_hidden_state [B, D, rows, cols].
-        """
+        """[B, 3, side, side] from `SamProcessor` -> last_hidden_state [B, D, rows, cols]."""
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
         outputs = require("transformers.models.sam.modeling_sam", extra="hf")

@@ -33,7 +33,7 @@ _MASK_VALUES = 2**27
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectPrompt:
-    """What points at one object, in pixels of the image.
+    """What points at one object, in pixels of the image: a box, points, or both.
 
     Attributes:
         box: x0, y0, x1, y1, or None.
@@ -101,6 +101,15 @@ def _coco_masks() -> Any:
     return require("pycocotools.mask", extra="eval")
 
 
+def _numbers(text: str) -> list[float]:
+    """The finite numbers between the commas; none if anything else is there."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
+
+
 def read_prompts(boxes: Sequence[str], points: Sequence[str]) -> list[ObjectPrompt]:
     """The objects that boxes "x0,y0,x1,y1" and points "x,y" or "x,y,LABEL" ask for.
 
@@ -158,34 +167,25 @@ def place_prompts(
         ValueError: a box or a point that lies outside of the image.
     """
     size = f"the image has {width} x {height} pixels (width x height)"
+
+    def text(numbers: Sequence[float]) -> str:
+        return ",".join(f"{number:g}" for number in numbers)
+
     placed = []
     for item in objects:
         for x, y in item.points:
             if not (0 <= x < width and 0 <= y < height):
-                raise ValueError(f"--point {_text((x, y))} is outside of the image; {size}")
+                raise ValueError(f"--point {text((x, y))} is outside of the image; {size}")
         box = item.box
-        if box is not None:
-            x0, y0, x1, y1 = box
+        if item.box is not None:
+            x0, y0, x1, y1 = item.box
             box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
             if box[0] >= box[2] or box[1] >= box[3]:
-                raise ValueError(f"--box {_text((x0, y0, x1, y1))} is outside of the image; {size}")
+                raise ValueError(f"--box {text(item.box)} is outside of the image; {size}")
             if box != item.box:
-                warn(f"--box {_text((x0, y0, x1, y1))} is clipped to {_text(box)}; {size}")
+                warn(f"--box {text(item.box)} is clipped to {text(box)}; {size}")
         placed.append(replace(item, box=box))
     return placed
-
-
-def _numbers(text: str) -> list[float]:
-    """The finite numbers between the commas; none if anything else is there."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        return []
-    return numbers if all(map(math.isfinite, numbers)) else []
-
-
-def _text(numbers: Sequence[float]) -> str:
-    return ",".join(f"{number:g}" for number in numbers)
 
 
 def check_shape(sam: "Sam", image: Pixels, name: str = "the image") -> None:
@@ -214,17 +214,16 @@ def find_objects(
         multimask: keep all three.
     """
     at_once = _prompts_at_once(encoded.original_size, 3 if multimask else 1)
-    numbered = list(enumerate(objects))
-    boxes_alone = [(number, item) for number, item in numbered if not item.points]
-    with_points = [(number, item) for number, item in numbered if item.points]
     found = []
-    for group in filter(None, (boxes_alone, with_points)):
+    for with_points in (False, True):  # those decoded together have the same parts
+        group = [(n, item) for n, item in enumerate(objects) if bool(item.points) == with_points]
+        if not group:
+            continue
         boxes = [item.box for _, item in group if item.box is not None]
-        points = [item.points for _, item in group if item.points]
         prompts = Prompts(
             boxes=torch.tensor(boxes) if boxes else None,
-            points=torch.tensor(points) if points else None,  # [N, P, 2]
-            labels=torch.tensor([item.labels for _, item in group]) if points else None,
+            points=torch.tensor([item.points for _, item in group]) if with_points else None,
+            labels=torch.tensor([item.labels for _, item in group]) if with_points else None,
         )
         if multimask:
             masks, ious, _ = predict_masks(sam, encoded, prompts, prompts_per_batch=at_once)
@@ -232,17 +231,16 @@ def find_objects(
             best, scores = predict_best_masks(sam, encoded, prompts, prompts_per_batch=at_once)
             masks, ious = best[:, None], scores[:, None]
         for row, (number, item) in enumerate(group):
-            order = ious[row].argsort(descending=True, stable=True).tolist()
-            found += [
-                FoundMask(
-                    number=number,
-                    proposal=rank,
-                    rle=encode_mask(masks[row, column].numpy()),
-                    predicted_iou=float(ious[row, column]),
-                    prompt=item,
+            for rank, column in enumerate(ious[row].argsort(descending=True, stable=True).tolist()):
+                found.append(
+                    FoundMask(
+                        number=number,
+                        proposal=rank,
+                        rle=encode_mask(masks[row, column].numpy()),
+                        predicted_iou=float(ious[row, column]),
+                        prompt=item,
+                    )
                 )
-                for rank, column in enumerate(order)
-            ]
     return found
 
 

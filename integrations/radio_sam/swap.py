@@ -86,17 +86,10 @@ def swap_image_encoder(
 def with_encoder(
     sam: "Sam", encoder: nn.Module, image_size: tuple[int, int], grid_size: tuple[int, int]
 ) -> "Sam":
-    """A copy of a Segment Anything model with another image encoder.
+    """A copy of a Segment Anything model with another image encoder, which is not copied.
 
-    Args:
-        sam: the model that gives prompt encoder and mask decoder; it stays as it was.
-        encoder: with the attribute `img_size`, normalised images [B, 3, *image_size] to embeddings
-            [B, D, *grid_size]. It is used, not copied.
-        image_size: (height, width) of the padded input in pixels.
-        grid_size: (rows, columns) of the embeddings.
-
-    Returns:
-        The new model, in eval mode, on `sam`'s device, to which the encoder goes as well.
+    The encoder has the attribute `img_size`, and maps normalised images [B, 3, *image_size] to
+    embeddings [B, D, *grid_size].
     """
     sam_class = require("segment_anything.modeling", extra="sam").Sam
     if image_size[0] != image_size[1]:
@@ -121,14 +114,7 @@ def with_encoder(
 def check_radio(
     radio: RadioModel, adaptor: str, width: int, window_size: int | None = None
 ) -> None:
-    """Refuse a model without a fitting adaptor, or without the windows asked for.
-
-    Args:
-        radio: the model.
-        adaptor: name of the adaptor that it needs.
-        width: of the features that SAM's neck takes.
-        window_size: see `swap_image_encoder`.
-    """
+    """Refuse a model without an adaptor of SAM's `width`, or without the windows asked for."""
     if adaptor not in radio.adaptors:
         known = ", ".join(radio.adaptors) or "none"
         raise ValueError(f"the RADIO model has no adaptor {adaptor!r}; its adaptors: {known}")
@@ -143,12 +129,10 @@ def check_radio(
         )
     if window_size is not None and window_size < 0:
         raise ValueError(f"window_size {window_size}: must be positive, or 0 for global attention")
-    if window_size and not _has_windows(radio):
+    if window_size and not (
+        radio.config.backbone.supports_windows and radio.config.supports_windows
+    ):
         raise ValueError(f"window_size {window_size}: this RADIO model has no windowed mode")
-
-
-def _has_windows(radio: RadioModel) -> bool:
-    return radio.config.backbone.supports_windows and radio.config.supports_windows
 
 
 def input_width(neck: nn.Module) -> int:
@@ -158,11 +142,7 @@ def input_width(neck: nn.Module) -> int:
 
 
 def read_image_size(text: str) -> ImageSize | None:
-    """What "1024" or "768x1024" (height x width) mean; None for "".
-
-    Raises:
-        ValueError: another form.
-    """
+    """Read "1024" or "768x1024" (height x width); None for "". ValueError for another form."""
     if not text:
         return None
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
@@ -189,16 +169,15 @@ class RadioImageEncoder(nn.Module):
     mIoU where padding costs less than 1.
 
     Args:
-        radio: model with the adaptor `adaptor`.
-        adaptor: name of the adaptor that imitates SAM's features before the neck.
+        radio: model with the adaptor `adaptor`, see `swap_image_encoder`.
+        adaptor: its name.
         neck: SAM's neck, [B, C, rows, cols] -> [B, D, rows, cols].
         image_size: side in pixels of the padded input, or its (height, width).
         grid_size: rows (= columns) of the feature map that the neck gets, or its (rows, columns).
         pixel_mean: [3, 1, 1], SAM's mean, in 0-255.
         pixel_std: [3, 1, 1], SAM's standard deviation, in 0-255.
-        window_size: side in patches of RADIO's attention windows; None for the model's own, 0 for
-            global attention.
-        skip_padding: do not compute the padding, see `swap_image_encoder`.
+        window_size: see `swap_image_encoder`, as the next one.
+        skip_padding: do not compute the padding.
 
     Attributes:
         image_size: (height, width) of the input in pixels.

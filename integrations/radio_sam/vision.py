@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio_core.export.runtime import SUFFIXES
+from radio_core.export.runtime import SUFFIXES, open_engine
 from radio_core.models.fingerprint import files_fingerprint, weights_fingerprint
 from radio_core.models.radio import RadioModel
 from radio_core.open import RADIO, open_model
 from radio_core.vision import CentreCrop, ModelSpec, Output, VisionModel, check_images
-from radio_sam.export import PURPOSE, load_exported_sam
+from radio_sam.export import PURPOSE, ExportedImageEncoder, exported_sam
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.swap import ImageSize
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class SamVision:
-    """A whole Segment Anything as a `VisionModel`; its features are those behind the neck.
+    """A whole Segment Anything as a `VisionModel`, also one with an exported encoder.
+
+    Its features are the embeddings behind the neck, at its own size alone.
 
     Args:
         name: of the model.
         sam: the model, its encoder swapped, exported or as it is.
         files: what belongs to it besides its weights: those of an exported encoder.
-
-    Attributes:
-        sam: as given.
-        spec: see `VisionModel`.
     """
+
+    crop: CentreCrop | None = None
 
     def __init__(self, name: str, sam: "Sam", files: Sequence[Path] = ()) -> None:
         self.sam, self._files = sam, files
@@ -52,11 +52,6 @@ class SamVision:
         device: torch.device = self.sam.device
         return device
 
-    @property
-    def crop(self) -> CentreCrop | None:
-        """Nothing is cut off."""
-        return None
-
     @torch.no_grad()
     def __call__(self, images: Tensor, size: tuple[int, int] | None = None) -> Output:
         """No summary, and image embeddings [B, D, h, w]; see `VisionModel.__call__`."""
@@ -67,9 +62,8 @@ class SamVision:
 
     def fingerprint(self) -> str:
         """SHA-256 over weights, and over the files of an exported encoder."""
-        return weights_fingerprint(self.sam) + (
-            files_fingerprint(*self._files) if self._files else ""
-        )
+        files = files_fingerprint(*self._files) if self._files else ""
+        return weights_fingerprint(self.sam) + files
 
 
 def open_sam(source: str, sam: str = TOY_SAM, device: str | torch.device = "cpu") -> VisionModel:
@@ -88,7 +82,9 @@ def open_sam(source: str, sam: str = TOY_SAM, device: str | torch.device = "cpu"
         return SamVision(ORIGINAL, load_radio_sam(ORIGINAL, sam, device=device))
     path = source.removeprefix(RADIO)
     if path.endswith(SUFFIXES):
-        return SamVision(Path(path).name, load_exported_sam(path, sam, device), [Path(path)])
+        engine = open_engine(path, device)
+        encoder = ExportedImageEncoder(engine)
+        return SamVision(Path(path).name, exported_sam(encoder, sam), engine.files)
     return open_model(source, device=device)
 
 

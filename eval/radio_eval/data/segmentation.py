@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ VOC_CLASSES = (
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
     *("sheep", "sofa", "train", "tvmonitor"),
 )
-_ADE_SPLITS = {"train": "training", "val": "validation"}
 _VOC_LISTS = Path("ImageSets") / "Segmentation"
 _GREY_STEP = {"L;2": 85, "L;4": 17}
 """Pillow spreads the values of grey PNGs of 2 and 4 bits over 0 to 255 by these factors."""
@@ -124,34 +124,17 @@ class SegmentationImages:
         }
 
 
-def read_ade(root: Path, split: str) -> SegmentationImages:
-    """Read the ADE20K layout: {images,annotations}/{training,validation}.
-
-    Names of the classes 1, 2, ... come from classes.json (a list) or ADE20K's own
-    objectInfo150.txt; 0 is ignored.
-
-    Args:
-        root: the data set's folder.
-        split: "train" or "val".
-
-    Raises:
-        FolderError: missing folders or files, an image without its label map.
-    """
+def _read_ade(root: Path, split: str) -> SegmentationImages:
     table = root / "objectInfo150.txt"
     if table.is_file() and not (root / "classes.json").is_file():
-        try:
-            lines = table.read_text(encoding="utf-8").splitlines()[1:]
-        except (OSError, UnicodeDecodeError) as error:
-            raise FolderError(f"cannot read {printable(table)}: {error}") from error
+        lines = _read_text(table).splitlines()[1:]
         names = tuple(line.rpartition("\t")[2].strip() for line in lines if line.strip())
         ignore_index = IGNORED
     else:
         names, ignore_index = _read_classes(root)
-    images, labels = (root / kind / _ADE_SPLITS[split] for kind in ("images", "annotations"))
-    image_files, label_files = _paired(images, labels)
+    part = {"train": "training", "val": "validation"}[split]
     return SegmentationImages(
-        images=image_files,
-        labels=label_files,
+        **_paired(root / "images" / part, root / "annotations" / part),
         class_names=names,
         layout="ade20k",
         reduce_zero_label=True,
@@ -159,24 +142,10 @@ def read_ade(root: Path, split: str) -> SegmentationImages:
     )
 
 
-def read_voc(root: Path, split: str) -> SegmentationImages:
-    """Read VOC2012: JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt.
-
-    21 classes, the background among them; 255 (the objects' borders) is ignored.
-
-    Args:
-        root: the folder VOC2012, or one that holds VOC2012 or VOCdevkit/VOC2012.
-        split: "train" or "val".
-
-    Raises:
-        FolderError: missing folders or files, an image without its label map.
-    """
+def _read_voc(root: Path, split: str) -> SegmentationImages:
     folder = _voc_folder(root) or root
     path = folder / _VOC_LISTS / f"{split}.txt"
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FolderError(f"cannot read the list {printable(path)}: {error}") from error
+    names = _read_text(path).split()
     if not names:
         raise FolderError(f"{printable(path)} lists no images")
     return SegmentationImages(
@@ -187,22 +156,10 @@ def read_voc(root: Path, split: str) -> SegmentationImages:
     )
 
 
-def read_folders(root: Path, split: str) -> SegmentationImages:
-    """Read {train,val}/{images,masks} and classes.json, where values are classes from 0 on.
-
-    Args:
-        root: the data set's folder; its classes.json is a list of names, or an object with
-            "classes" and perhaps "ignore_index".
-        split: "train" or "val".
-
-    Raises:
-        FolderError: missing folders or files, an image without its label map.
-    """
+def _read_folders(root: Path, split: str) -> SegmentationImages:
     names, ignore_index = _read_classes(root)
-    image_files, label_files = _paired(root / split / "images", root / split / "masks")
     return SegmentationImages(
-        images=image_files,
-        labels=label_files,
+        **_paired(root / split / "images", root / split / "masks"),
         class_names=names,
         layout="folders",
         ignore_index=ignore_index,
@@ -210,22 +167,30 @@ def read_folders(root: Path, split: str) -> SegmentationImages:
 
 
 LAYOUTS: dict[str, Callable[[Path, str], SegmentationImages]] = {
-    "ade20k": read_ade,
-    "voc2012": read_voc,
-    "folders": read_folders,
+    "ade20k": _read_ade,
+    "voc2012": _read_voc,
+    "folders": _read_folders,
 }
 
 
 def read_segmentation(root: Path, split: str, layout: str = "auto") -> SegmentationImages:
     """Read a split of a data set in any of the known layouts.
 
+    - "ade20k": {images,annotations}/{training,validation}; names of the classes 1, 2, ... in
+      classes.json (a list) or ADE20K's own objectInfo150.txt; 0 is ignored.
+    - "voc2012": JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt, in the
+      folder or in its VOC2012 or VOCdevkit/VOC2012; 21 classes, the background among them; 255
+      (the objects' borders) is ignored.
+    - "folders": {train,val}/{images,masks} and classes.json, a list of names or an object with
+      "classes" and perhaps "ignore_index"; values are classes from 0 on.
+
     Args:
         root: the data set's folder.
         split: "train" or "val".
-        layout: a key of `LAYOUTS`, or "auto" to tell it from the folders.
+        layout: one of these, or "auto" to tell it from the folders.
 
     Raises:
-        FolderError: none of the layouts; or as the reader of the layout.
+        FolderError: none of the layouts, missing folders or files, an image without its label map.
     """
     if layout == "auto":
         if not root.is_dir():
@@ -302,20 +267,28 @@ def _voc_folder(root: Path) -> Path | None:
     return next((folder for folder in candidates if (folder / _VOC_LISTS).is_dir()), None)
 
 
-def _paired(images: Path, labels: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _paired(images: Path, labels: Path) -> dict[str, Any]:
     """Every image below a folder, and the PNG of the same name below the other."""
     names = ImageFiles(images).names
-    label_names = (f"{os.path.splitext(name)[0]}.png" for name in names)
-    return tuple(images / name for name in names), tuple(labels / name for name in label_names)
+    return {
+        "images": tuple(images / name for name in names),
+        "labels": tuple(labels / f"{os.path.splitext(name)[0]}.png" for name in names),
+    }
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderError(f"cannot read {printable(path)}: {error}") from error
 
 
 def _read_classes(root: Path) -> tuple[tuple[str, ...], int]:
     """Names, and the stored value that is ignored: a list, or {"classes", "ignore_index"}."""
     path = root / "classes.json"
+    text = _read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FolderError(f"cannot read {printable(path)}: {error.strerror}") from error
+        content = json.loads(text)
     except ValueError as error:
         raise FolderError(f"{printable(path)} is not valid JSON: {error}") from error
     described = content if isinstance(content, dict) else {"classes": content}

@@ -1,8 +1,8 @@
 """Pictures of a segmentation: the image, its label map and the prediction, side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,59 +30,51 @@ def palette() -> np.ndarray:
     return colours
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """An image with its label map and the prediction, small enough for a report.
+class Comparison(NamedTuple):
+    """An image of a split with its label map and the prediction, small enough for a report.
 
     Attributes:
-        index: of the image in its split.
+        place: of the image in its split.
         image: [h, w, 3] uint8.
         label: [h, w] uint8, classes or 255.
         prediction: [h, w] uint8, classes.
     """
 
-    index: int
+    place: int
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
     prediction: NDArray[np.uint8]
 
 
 def compare(
-    index: int, image: Tensor, label: Tensor, prediction: Tensor, side: int = 320
+    place: int, image: Tensor, label: Tensor, prediction: Tensor, side: int = 320
 ) -> Comparison:
-    """A small comparison.
+    """A comparison of at most `side` pixels.
 
     Args:
-        index: of the image in its split.
+        place: of the image in its split.
         image: [3, h, w] uint8.
-        label: [H, W] integers in [0, 255].
-        prediction: [H, W] integers in [0, 255].
-        side: most pixels of the longer side.
+        label: [H, W] integers in [0, 255], as those of `prediction`.
+        prediction: its classes.
+        side: of the longer side.
     """
     height, width = label.shape
     scale = min(1.0, side / max(height, width))
     small = max(1, round(width * scale)), max(1, round(height * scale))
 
-    def shrunk(pixels: Tensor, how: Image.Resampling) -> NDArray[np.uint8]:
-        picture = Image.fromarray(pixels.cpu().numpy().astype(np.uint8))
+    def shrunk(values: Tensor, how: Image.Resampling) -> NDArray[np.uint8]:
+        picture = Image.fromarray(values.cpu().numpy().astype(np.uint8))
         return np.asarray(picture.resize(small, how))
 
-    return Comparison(
-        index=index,
-        image=shrunk(image.permute(1, 2, 0), Image.Resampling.LANCZOS),
-        label=shrunk(label, Image.Resampling.NEAREST),
-        prediction=shrunk(prediction, Image.Resampling.NEAREST),
-    )
+    pixels = shrunk(image.permute(1, 2, 0), Image.Resampling.LANCZOS)
+    maps = (shrunk(values, Image.Resampling.NEAREST) for values in (label, prediction))
+    return Comparison(place, pixels, *maps)
 
 
 def save_comparison(path: Path, image: Tensor, label: Tensor, prediction: Tensor) -> None:
-    """Write a PNG: the image, the label map and the prediction.
+    """Write a PNG: the image at the size of the label map, the label map and the prediction.
 
-    Args:
-        path: the file; its folder is made.
-        image: [3, h, w] uint8, brought to the size of the label map.
-        label: [H, W] integers in [0, 255].
-        prediction: [H, W] integers in [0, 255].
+    Arguments as for `compare`; the file's folder is made.
     """
     height, width = label.shape
     shown = resize_image(image.cpu(), (height, width)).permute(1, 2, 0).numpy()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +27,16 @@ from radio_eval.mmseg.protocol import LinearSegParameters
 from radio_eval.mmseg.samples import (
     Key,
     Problem,
-    RandomCrops,
     Sample,
     SampleReader,
-    WholeImages,
+    Transform,
     chunk_bounds,
     image_order,
+    random_crop,
     sample_loader,
     to_unit,
     train_keys,
+    whole_image,
 )
 from radio_eval.results import Skipped
 from radio_eval.scores.segmentation import ConfusionMatrix, SegmentationScores
@@ -43,18 +45,10 @@ PICTURES_FOLDER = "images"
 
 
 class Chunk(NamedTuple):
-    """Images that went through the backbone together.
+    """Images that went through the backbone together, and the files that could not be read."""
 
-    Attributes:
-        number: place among the chunks of a batch, or of all images.
-        features: [n, C, h, w] float32; None if no image could be read.
-        labels: [n, H, W] uint8; None likewise.
-        problems: files that could not be read.
-    """
-
-    number: int
-    features: Tensor | None
-    labels: Tensor | None
+    number: int  # place among the chunks of a batch, or of all images
+    batch: TrainBatch | None  # None if no image could be read
     problems: tuple[Problem, ...]
 
 
@@ -151,7 +145,7 @@ class LinearProbe:
         """Batches of random crops; nothing at the processes that are not the first."""
         p = self.parameters
         chunks = self.processes.share(range(len(chunk_bounds(p.batch_size, p.images_per_forward))))
-        reader = SampleReader(self.train, RandomCrops(p), replace=True)
+        reader = SampleReader(self.train, partial(random_crop, p), replace=True)
         keys = train_keys(len(self.train), p, first_step, chunks)
         samples = sample_loader(reader, keys, self.workers)
         for _ in range(first_step, p.iterations):
@@ -168,7 +162,7 @@ class LinearProbe:
             return
         bounds = chunk_bounds(len(self.train), p.images_per_forward)
         numbers = self.processes.share(range(len(bounds)))
-        reader = SampleReader(self.train, WholeImages(p.scale, self.preprocess), replace=False)
+        reader = SampleReader(self.train, self._whole(), replace=False)
         keys = ([Key(i, i) for i in range(*bounds[number])] for number in numbers)
         own = []
         for done, samples in enumerate(sample_loader(reader, keys, self.workers), start=1):
@@ -186,19 +180,22 @@ class LinearProbe:
             device = self.model.device
             yield TrainBatch(features[places].to(device), labels[places].to(device))
 
+    def _whole(self) -> Transform:
+        return partial(whole_image, self.parameters.scale, self.preprocess)
+
     def _chunk(self, backbone: Backbone, number: int, samples: Sequence[Sample]) -> Chunk:
         """The features of samples; on the CPU where they are kept or sent."""
         p = self.parameters
         problems = tuple(problem for sample in samples for problem in sample.problems)
         pairs = [sample.pair for sample in samples if sample.pair is not None]
         if not pairs:
-            return Chunk(number, None, None, problems)
+            return Chunk(number, None, problems)
         stride = slice(p.label_stride // 2, None, p.label_stride)
         features = backbone.features(_joined([image[None] for image, _ in pairs]))
         targets = _joined([label[None] for _, label in pairs])[:, stride, stride]
         if p.augmentation is None or self.processes.size > 1:
             features = features.cpu()
-        return Chunk(number, features, targets, problems)
+        return Chunk(number, TrainBatch(features, targets), problems)
 
     def _merged(self, shares: Sequence[Sequence[Chunk]], problems: Skipped) -> TrainBatch:
         """The chunks of all processes in order.
@@ -210,11 +207,10 @@ class LinearProbe:
         for chunk in chunks:
             for path, reason in chunk.problems:
                 problems.add(path, reason)
-        features = [chunk.features for chunk in chunks if chunk.features is not None]
-        labels = [chunk.labels for chunk in chunks if chunk.labels is not None]
-        if not features:
+        batches = [chunk.batch for chunk in chunks if chunk.batch is not None]
+        if not batches:
             raise _nothing_readable("train", problems)
-        return TrainBatch(_joined(features), _joined(labels))
+        return TrainBatch(*(_joined(parts) for parts in zip(*batches, strict=True)))
 
     @torch.no_grad()
     def _score(self, backbone: Backbone, head: nn.Module, skipped_train: Skipped) -> Outcome:
@@ -224,7 +220,7 @@ class LinearProbe:
         own_skipped: dict[str, str] = {}
         comparisons: list[Comparison] = []
         numbers = self.processes.share(range(len(self.val)))
-        reader = SampleReader(self.val, WholeImages(p.scale, self.preprocess), replace=False)
+        reader = SampleReader(self.val, self._whole(), replace=False)
         keys = ([Key(number, number)] for number in numbers)
         for done, [sample] in enumerate(sample_loader(reader, keys, self.workers), start=1):
             own_skipped.update(sample.problems)
@@ -253,7 +249,7 @@ class LinearProbe:
             scores=confusion.scores(),
             skipped_train=self.processes.broadcast(skipped_train),
             skipped_val=skipped,
-            comparisons=tuple(sorted(found, key=lambda comparison: comparison.index)),
+            comparisons=tuple(sorted(found, key=lambda comparison: comparison.place)),
         )
 
     def _predict(self, backbone: Backbone, head: nn.Module, image: Tensor, label: Tensor) -> Tensor:

@@ -59,26 +59,11 @@ class Augmentation:
 class LinearSegParameters:
     """Parameters of the linear probe; the defaults are the paper's.
 
-    Attributes:
-        protocol: name of the preset that these numbers come from.
-        iterations: optimizer steps.
-        batch_size: images a step.
-        learning_rate: of AdamW, at the end of the warm-up.
-        weight_decay: of AdamW.
-        warmup_iterations: steps of the linear warm-up.
-        warmup_start: learning rate of the first step.
-        poly_power: of the decay after the warm-up, to 0 at the last step.
-        scale: most pixels of the longer and of the shorter side; None brings images to the
-            model's own size.
-        augmentation: of train images; None sees them whole, and then their features are computed
-            once and kept in memory, for which all must be of one size.
-        crop: side in pixels of train crops and of sliding windows; None where there are neither.
-        inference: "slide" averages logits over windows, "whole" takes test images whole.
-        stride: distance in pixels of neighbouring windows; None where there are none.
-        label_stride: the training loss sees every n-th label pixel of each side; 1 is mmseg's.
-        ignore_index: label of pixels that count nowhere, though the loss divides by them too.
-        images_per_forward: images or windows that the backbone sees at once.
-        seed: of the head, the order of the images and the augmentation.
+    Most are as the fields of `tasks.linear_seg.LinearSeg` say. Beyond that: a `scale` of None
+    brings images to the model's own size; an `augmentation` of None sees train images whole, and
+    then their features are computed once and kept in memory, for which all must be of one size;
+    `crop` and `stride` are None where there are no crops and windows; pixels whose label is
+    `ignore_index` count nowhere, though the loss divides by them too.
     """
 
     protocol: str = "mmseg"

@@ -27,8 +27,7 @@ from radio_eval.mmseg.transforms import augment, rescaled_size, resize_image
 Problem = tuple[str, str]
 """A file that could not be read, and why."""
 Transform = Callable[[Image.Image, Tensor, int], tuple[Tensor, Tensor]]
-"""(8-bit RGB, label map [H, W], sample number) -> (image [3, h, w], label map), both uint8; the
-image may also be float32 in [0, 1]."""
+"""(8-bit RGB, label map [H, W], sample number) -> (image [3, h, w], label map [H, W] uint8)."""
 
 
 class Key(NamedTuple):
@@ -86,45 +85,36 @@ class SampleReader(Dataset[Sample]):
         return Sample(index=key.image, problems=tuple(problems))
 
 
-@dataclass(frozen=True)
-class RandomCrops:
-    """Random train samples; see `augment`."""
-
-    parameters: LinearSegParameters
-
-    def __call__(self, image: Image.Image, label: Tensor, sample: int) -> tuple[Tensor, Tensor]:
-        """[3, crop, crop] uint8, [crop, crop] uint8."""
-        p = self.parameters
-        assert p.scale is not None
-        assert p.crop is not None
-        assert p.augmentation is not None
-        rng = np.random.default_rng((p.seed, sample))
-        return augment(
-            _pixels(image), label, scale=p.scale, crop=p.crop, augmentation=p.augmentation, rng=rng
-        )
+def random_crop(
+    parameters: LinearSegParameters, image: Image.Image, label: Tensor, sample: int
+) -> tuple[Tensor, Tensor]:
+    """A random train sample [3, crop, crop] uint8, [crop, crop] uint8; see `augment`."""
+    p = parameters
+    assert p.scale is not None
+    assert p.crop is not None
+    assert p.augmentation is not None
+    rng = np.random.default_rng((p.seed, sample))
+    return augment(
+        pixels(image), label, scale=p.scale, crop=p.crop, augmentation=p.augmentation, rng=rng
+    )
 
 
-@dataclass(frozen=True)
-class WholeImages:
-    """Images as the test sees them: at the protocol's scale, or at the model's own size.
-
-    Attributes:
-        scale: of the protocol.
-        preprocess: of the model.
-    """
-
-    scale: tuple[int, int] | None
-    preprocess: Preprocess
-
-    def __call__(self, image: Image.Image, label: Tensor, sample: int) -> tuple[Tensor, Tensor]:
-        """[3, h, w] uint8 at a scale or float32 at the model's size; the label map as it is."""
-        if self.scale is None:
-            return self.preprocess.whole(image), label
-        size = rescaled_size(image.height, image.width, self.scale)
-        return resize_image(_pixels(image), size), label
+def whole_image(
+    scale: tuple[int, int] | None,
+    preprocess: Preprocess,
+    image: Image.Image,
+    label: Tensor,
+    sample: int,
+) -> tuple[Tensor, Tensor]:
+    """An image as the test sees it: uint8 at the protocol's scale, or float32 at the model's own
+    size if there is none; and the label map as it is."""
+    if scale is None:
+        return preprocess.whole(image), label
+    size = rescaled_size(image.height, image.width, scale)
+    return resize_image(pixels(image), size), label
 
 
-def _pixels(image: Image.Image) -> Tensor:
+def pixels(image: Image.Image) -> Tensor:
     """8-bit RGB -> [3, H, W] uint8."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 

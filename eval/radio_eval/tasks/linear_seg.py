@@ -208,7 +208,7 @@ def _sections(
         seen[each.label.ravel()] = seen[each.prediction.ravel()] = True
         cards.append(
             Card(
-                title=f"{printable(val.images[each.index].name)} · {words}",
+                title=f"{printable(val.images[each.place].name)} · {words}",
                 pictures=[
                     Picture(each.image, "image as the model saw it"),
                     Picture(colours[each.label], "labels"),

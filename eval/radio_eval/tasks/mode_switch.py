@@ -5,18 +5,17 @@ the features of its head then jump at some input size. All teachers at several r
 it; see the resolutions of the recipes' teacher groups in radio_core.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich import box
+from PIL import Image
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from radio_core.data.folder import ImageFiles
@@ -31,12 +30,10 @@ from radio_core.progress import Progress, silent
 from radio_core.teachers import load_teacher
 from radio_core.teachers.load import is_teacher
 from radio_core.vision import ModelSpec, VisionModel, nearest_resolution
-from radio_eval.report.figures import check_plot_path
+from radio_eval.report.figures import Panel, check_plot_path, line_figure, write_figure
+from radio_eval.report.table import Column, Table
 from radio_eval.results import Skipped
 from radio_eval.runner import Context, Task, TaskResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TOYWORLD = "toyworld"
 _FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -117,11 +114,19 @@ class ModeSwitch(Task):
             "scores": [asdict(score) for score in scores],
             "largest_rise": rise and dict(zip(("from", "to", "factor"), rise, strict=True)),
         }
-        title = f"{model.spec.name}: {self.adaptor} against {teacher.spec.name}"
         if self.plot is not None and context.processes.first:
-            from radio_eval.report.figures import write_figure
-
-            write_figure(self.plot, _figure(scores, title, side))
+            title = f"{model.spec.name}: {self.adaptor} against {teacher.spec.name}"
+            errors, cosines = (
+                [(score.resolution, getattr(score, name)) for score in scores]
+                for name in ("mse", "cosine")
+            )
+            label = f"teacher's {side} px"
+            panels = (
+                Panel(title="mean squared error", points=errors, from_zero=True, mark=side),
+                Panel(title="cosine", points=cosines, mark=side, mark_label=label),
+            )
+            x_label = "resolution of the student's input in pixels"
+            write_figure(self.plot, line_figure(title, x_label, panels))
         yield "largest_rise", None if rise is None else rise[2]
         for score in scores:
             yield f"mse_{score.resolution}", score.mse
@@ -130,21 +135,18 @@ class ModeSwitch(Task):
 
     def tell(self, result: TaskResult) -> None:
         """Print a table of the resolutions, and the largest rise."""
+        columns = [Column(name) for name in ("resolution", "MSE", "± between images", "cosine")]
+        rows = [
+            [str(s["resolution"]), *(f"{s[n]:.4f}" for n in ("mse", "mse_std", "cosine"))]
+            for s in result.record["scores"]
+        ]
         title = f"{result.model}: {self.adaptor} against {result.record['teacher']}"
-        table = Table(box=box.SIMPLE_HEAD, title=title, caption="± is the spread between images")
-        for column in ("resolution", "MSE", "cosine"):
-            table.add_column(column, justify="right")
-        for score in result.record["scores"]:
-            error = f"{score['mse']:.4f} ±{score['mse_std']:.4f}"
-            table.add_row(f"{score['resolution']}", error, f"{score['cosine']:.4f}")
         console, rise = Console(), result.record["largest_rise"]
-        console.print(table)
+        console.print(*Table(columns=columns, rows=rows, title=title).terminal())
         text = "the error rises nowhere"
         if rise is not None:
-            text = (
-                f"largest rise of the error: x {rise['factor']:.2f} from {rise['from']} to "
-                f"{rise['to']} pixels"
-            )
+            factor, lower, higher = (rise[name] for name in ("factor", "from", "to"))
+            text = f"largest rise of the error: x {factor:.2f} from {lower} to {higher} pixels"
         console.print(f"{result.metrics['images']:.0f} images; {text}", highlight=False)
 
 
@@ -183,11 +185,7 @@ def largest_rise(scores: Sequence[ResolutionScore]) -> tuple[int, int, float] | 
 
 
 def known_teacher(model: VisionModel, adaptor: str) -> str:
-    """The source of the teacher of an adaptor, as the config of a RADIO model has it.
-
-    Raises:
-        ValueError: it does not say.
-    """
+    """The source of the teacher of an adaptor, as the config of a RADIO model has it."""
     radio = getattr(model, "radio", None)
     if isinstance(radio, RadioModel):
         names = [spec.name for spec in radio.config.adaptors]
@@ -200,6 +198,7 @@ def known_teacher(model: VisionModel, adaptor: str) -> str:
     )
 
 
+@torch.inference_mode()
 def compare_resolutions(
     model: VisionModel,
     teacher: VisionModel,
@@ -248,20 +247,29 @@ def compare_resolutions(
     found: dict[int, list[Tensor]] = {size: [] for size in sizes}  # [B, 2]: error, cosine
     for first in range(0, len(indices), batch_size):
         batch = indices[first : first + batch_size]
-        pictures = []  # side -> [3, side, side] in [0, 1]
+        pictures = []
         for index in batch:
             try:
-                image = images.read(index)
-            except UnreadableImage as error:
-                skipped.add(error.path, error.reason)
-                continue
-            side = min(image.size)
-            crop = Crop((image.height - side) // 2, (image.width - side) // 2, side, side)
-            wanted = (teacher.spec.input_size, *sizes)
-            pictures.append({size: apply_crop(image, crop, size).float() / 255 for size in wanted})
+                pictures.append(_at_sizes(images.read(index), (teacher.spec.input_size, *sizes)))
+            except UnreadableImage as unreadable:
+                skipped.add(unreadable.path, unreadable.reason)
         if pictures:
-            for size, scores in _compare(model, teacher, pictures, sizes):
-                found[size].append(scores)
+            stacks = {
+                n: torch.stack([p[n] for p in pictures]).to(model.device) for n in pictures[0]
+            }
+            goal = teacher(stacks[teacher.spec.input_size]).features  # [B, C, h, w]
+            for size in sizes:
+                features = model(stacks[size], (size, size)).features
+                if features.shape[1] != goal.shape[1]:
+                    raise ValueError(
+                        f"the head of {spec.name!r} gives {features.shape[1]} channels, but "
+                        f"teacher {teacher.spec.name!r} has {goal.shape[1]}: it did not learn "
+                        "from that teacher"
+                    )
+                fitted = F.interpolate(features, goal.shape[-2:], mode="bilinear")
+                error = (fitted - goal).square().mean(dim=(1, 2, 3))
+                cosine = F.cosine_similarity(fitted, goal, dim=1).mean(dim=(1, 2))
+                found[size].append(torch.stack([error, cosine], dim=1).double().cpu())
         progress(f"features at {len(sizes)} resolutions", first + len(batch), len(indices))
     if len(skipped) == len(indices):
         reasons = [f"{path}: {reason}" for path, reason in skipped.reasons.items()]
@@ -277,45 +285,8 @@ def compare_resolutions(
     return tuple(summarised)
 
 
-@torch.inference_mode()
-def _compare(
-    model: VisionModel,
-    teacher: VisionModel,
-    pictures: Sequence[Mapping[int, Tensor]],
-    sizes: Sequence[int],
-) -> Iterator[tuple[int, Tensor]]:
-    """(resolution, [B, 2] of error and cosine) of a batch."""
-
-    def batch(size: int) -> Tensor:
-        return torch.stack([picture[size] for picture in pictures]).to(model.device)
-
-    goal = teacher(batch(teacher.spec.input_size)).features  # [B, C, h, w]
-    for size in sizes:
-        features = model(batch(size), (size, size)).features
-        if features.shape[1] != goal.shape[1]:
-            raise ValueError(
-                f"the head of {model.spec.name!r} gives {features.shape[1]} channels, but teacher "
-                f"{teacher.spec.name!r} has {goal.shape[1]}: it did not learn from that teacher"
-            )
-        fitted = F.interpolate(features, size=goal.shape[-2:], mode="bilinear", align_corners=False)
-        error = (fitted - goal).square().mean(dim=(1, 2, 3))
-        cosine = F.cosine_similarity(fitted, goal, dim=1).mean(dim=(1, 2))
-        yield size, torch.stack([error, cosine], dim=1).double().cpu()
-
-
-def _figure(scores: Sequence[ResolutionScore], title: str, side: int) -> "Figure":
-    from radio_eval.report.figures import Panel, line_figure
-
-    panels = (
-        Panel(
-            title="mean squared error",
-            points=[(score.resolution, score.mse) for score in scores],
-            from_zero=True,
-            mark=side,
-            mark_label=f"teacher's {side} px",
-        ),
-        Panel(
-            title="cosine", points=[(score.resolution, score.cosine) for score in scores], mark=side
-        ),
-    )
-    return line_figure(title, "resolution of the student's input in pixels", panels)
+def _at_sizes(image: Image.Image, sizes: Sequence[int]) -> dict[int, Tensor]:
+    """The central square of an image at each side: [3, side, side] in [0, 1]."""
+    side = min(image.size)
+    crop = Crop((image.height - side) // 2, (image.width - side) // 2, side, side)
+    return {size: apply_crop(image, crop, size).float() / 255 for size in sizes}
