@@ -64,11 +64,7 @@ class ConvertOptions:
 def convert(options: ConvertOptions) -> int:
     """Write a model in this toolkit's layout, or in the one that plain transformers loads."""
     done = convert_model(
-        options.source,
-        options.destination,
-        options.to,
-        options.dtype,
-        overwrite=options.overwrite,
+        options.source, options.destination, options.to, options.dtype, overwrite=options.overwrite
     )
     print(report(done))
     _write_json(options.json, dataclasses.asdict(done))

@@ -122,11 +122,7 @@ class AttentionHead(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 Block(
-                    in_dim,
-                    ATTENTION_HEADS,
-                    init_values=INITIAL_SCALE,
-                    qkv_bias=False,
-                    eps=norm_eps,
+                    in_dim, ATTENTION_HEADS, init_values=INITIAL_SCALE, qkv_bias=False, eps=norm_eps
                 )
                 for _ in range(ATTENTION_BLOCKS)
             )

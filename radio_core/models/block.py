@@ -13,18 +13,21 @@ FeedForward = Literal["mlp", "swiglu"]
 class Attention(nn.Module):
     """Multi-head softmax attention of a sequence with itself."""
 
-    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, embed_dim: int, num_heads: int, qkv_bias: bool = True, proj_bias: bool = True
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim, bias=proj_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, C] to [B, N, C]."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, N, C] to [B, N, C]; `mask` is added to the scores, [1, heads, N, N]."""
         batch, length, width = x.shape
         qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, C / heads]
-        x = F.scaled_dot_product_attention(q, k, v)
+        mask = None if mask is None else mask.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, length, width))
         return out
 
@@ -32,10 +35,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between."""
 
-    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
+    def __init__(self, embed_dim: int, hidden_dim: int, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+        self.fc1 = nn.Linear(embed_dim, hidden_dim, bias)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""

@@ -1,8 +1,8 @@
 """E-RADIO, the efficient student: convolutions first, attention in windows on the small maps."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -175,37 +175,16 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "eradio_xxxtiny_8x_ws12": _TINY_8X | {"window_sizes": (12, 12)},
     "eradio_xxxtiny_8x_ws16": _TINY_8X | {"neck_start_stage": 1},
 }
-E_RADIO_B: dict[str, Any] = {
-    "dim": 128,
-    "depths": (3, 3, 4, 3),
-    "full_features_head_dim": 1024,
-}
+E_RADIO_B: dict[str, Any] = {"dim": 128, "depths": (3, 3, 4, 3), "full_features_head_dim": 1024}
 """Overrides of "eradio" for E-RADIO-B, of which Table 7 has 118M parameters and no shape."""
 # Options that every released model has at the one value which this implementation knows.
 _FIXED = {
-    "return_full_features": True,
-    "use_neck": True,
-    "yolo_arch": True,
-    "qkv_bias": False,
-    "shuffle_down": False,
-    "downsample_shuffle": False,
-    "use_swiglu": False,
-    "multi_query": False,
-    "use_shift": False,
+    **dict.fromkeys(("return_full_features", "use_neck", "yolo_arch"), True),
+    **dict.fromkeys(("qkv_bias", "shuffle_down", "downsample_shuffle"), False),
+    **dict.fromkeys(("use_swiglu", "multi_query", "use_shift"), False),
 }
 _WITHOUT_EFFECT = ("mlp_ratio",)
-_FIELDS = (
-    "dim",
-    "in_dim",
-    "depths",
-    "num_heads",
-    "conv_base",
-    "conv_groups_ratio",
-    "cpb_mlp_hidden",
-    "full_features_head_dim",
-    "neck_start_stage",
-    "layer_scale",
-)
+_RENAMED = {"window_size": "window_sizes", "sr_ratio": "sr_ratios"}
 
 
 def eradio_config(preset: str, **overrides: Any) -> ERadioConfig:
@@ -223,38 +202,29 @@ def eradio_config(preset: str, **overrides: Any) -> ERadioConfig:
     """
     if preset not in _PRESETS:
         raise ValueError(f"unknown E-RADIO {preset!r}; known: {', '.join(_PRESETS)}")
-    known = (*_FIELDS, "window_size", "sr_ratio", *_FIXED, *_WITHOUT_EFFECT)
+    ours = [f.name for f in fields(ERadioConfig) if f.name not in ("type", *_RENAMED.values())]
+    known = (*ours, *_RENAMED, *_FIXED, *_WITHOUT_EFFECT)
     if unknown := [name for name in overrides if name not in known]:
         raise ValueError(f"unknown E-RADIO option {unknown[0]!r}; known: {', '.join(known)}")
     unsupported = [f"{k}={overrides[k]}" for k, v in _FIXED.items() if overrides.get(k, v) != v]
     if unsupported:
         raise ValueError(f"E-RADIO with {', '.join(unsupported)} is not supported")
-    values = _PRESETS[preset] | {k: overrides[k] for k in _FIELDS if k in overrides}
-    if "window_size" in overrides:
-        values["window_sizes"] = [
-            _only(sides) for sides in _attention_levels(overrides, "window_size")
+    values = _PRESETS[preset] | {k: overrides[k] for k in ours if k in overrides}
+    for name in _RENAMED.keys() & overrides.keys():
+        levels = overrides[name]
+        if not isinstance(levels, Sequence) or len(levels) != NUM_LEVELS:
+            raise ValueError(f"{name} must be a list of {NUM_LEVELS} levels, not {levels!r}")
+        entries = [
+            list(level) if isinstance(level, (list, tuple)) else [level]
+            for level in levels[FIRST_ATTENTION_LEVEL:]
         ]
-    if "sr_ratio" in overrides:
-        values["sr_ratios"] = _attention_levels(overrides, "sr_ratio")
+        if name == "window_size":
+            for sides in entries:
+                if len(set(sides)) != 1:
+                    raise ValueError(f"{name} {sides}: the blocks of a level must share one size")
+            entries = [sides[0] for sides in entries]
+        values[_RENAMED[name]] = entries
     return from_mapping(ERadioConfig, values)
-
-
-def _attention_levels(options: Mapping[str, Any], name: str) -> list[list[Any]]:
-    """The entries of levels 2 and 3 of a list with an entry a level, each as a list."""
-    levels = options[name]
-    if not isinstance(levels, Sequence) or len(levels) != NUM_LEVELS:
-        raise ValueError(f"{name} must be a list of {NUM_LEVELS} levels, not {levels!r}")
-    return [
-        list(level) if isinstance(level, (list, tuple)) else [level]
-        for level in levels[FIRST_ATTENTION_LEVEL:]
-    ]
-
-
-def _only(sides: list[Any]) -> Any:
-    """The one window size of a level."""
-    if not sides or any(side != sides[0] for side in sides):
-        raise ValueError(f"window_size {sides}: the blocks of a level must share one window size")
-    return sides[0]
 
 
 class ERadioMaps(NamedTuple):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from radio_core.models.block import WindowGrid
+from radio_core.models.block import Attention, Mlp, WindowGrid
 from radio_core.vision import any_size
 
 if TYPE_CHECKING:
@@ -149,39 +149,12 @@ class RelativeBias(nn.Module):
         return bias.view(1, -1, window_size**2, window_size**2)
 
 
-class WindowAttention(nn.Module):
-    """Softmax attention inside windows, with a relative position bias and no other bias."""
+class WindowAttention(Attention):
+    """Attention inside windows without biases of the layers; its mask is `pos_emb_funct`'s."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int, cpb_hidden_dim: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim, bias=False)
+        super().__init__(dim, num_heads, qkv_bias=False, proj_bias=False)
         self.pos_emb_funct = RelativeBias(num_heads, window_size, cpb_hidden_dim)
-
-    def forward(self, x: Tensor, window_size: int) -> Tensor:
-        """Windows [B, window_size**2, dim] to the same shape."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, dim / heads]
-        bias = self.pos_emb_funct(window_size).to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, length, width))
-        return out
-
-
-class Mlp(nn.Module):
-    """Two linear layers without bias, with an exact GELU between."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim, bias=False)
-        self.fc2 = nn.Linear(hidden_dim, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., dim]."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
 
 
 class AttentionBlock(nn.Module):
@@ -219,7 +192,7 @@ class AttentionBlock(nn.Module):
             width, config.num_heads[level], config.window_size(level), config.cpb_mlp_hidden
         )
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width, 4 * width, bias=False)
         self.gamma1: nn.Parameter | None = None
         self.gamma2: nn.Parameter | None = None
         if config.layer_scale is not None:
@@ -228,25 +201,22 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, window_size: int) -> Tensor:
         """[B, C, H, W] to the same shape; both sides multiples of window_size * ratio cells."""
-        shortcut, layout = x, _memory_format(x)
+        shortcut = x
+        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         if self.pre_conv is not None:
             x = self.pre_conv(x) + x
         x = self.downsample_mixer(self.downsample_op(x))
         size = (x.shape[2], x.shape[3])
         windows = WindowGrid(*size, window_size)
         tokens = windows.cut(windows.to_window_order(x.flatten(2).transpose(1, 2)))
-        tokens = tokens + _scaled(self.attn(self.norm1(tokens), window_size), self.gamma1)
+        bias = self.attn.pos_emb_funct(window_size)
+        tokens = tokens + _scaled(self.attn(self.norm1(tokens), bias), self.gamma1)
         tokens = tokens + _scaled(self.mlp(self.norm2(tokens)), self.gamma2)
         x = windows.to_row_major(windows.join(tokens)).transpose(1, 2).unflatten(2, size)
         # Tokens are channels last; the convolutions of a plain model are slower on such maps.
         x = x.contiguous(memory_format=layout)
         x = self.upsample_op(self.upsample(x))
         return 0.5 * (x + shortcut)
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    plain = torch.contiguous_format
-    return plain if x.is_contiguous() else torch.channels_last
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:

@@ -20,8 +20,7 @@ StoredDtype = Literal["float32", "float16", "bfloat16"]
 TOLERANCES: dict[StoredDtype, float] = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
 """Largest difference that is accepted, as a share of the largest value of the output."""
 
-_IMAGE_SIDES = (128, 192)
-_BACKBONE = "backbone"
+_IMAGE_SIDES = (128, 192)  # of the image on which both are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +72,11 @@ def convert(
         raise ValueError(f"{destination} is a file; name a directory")
     if destination.is_dir() and any(destination.iterdir()) and not overwrite:
         raise ValueError(f"{destination} is not empty; --overwrite replaces the model in it")
-    model = _load(source)
+    # In float32 throughout, so that layouts are compared and not roundings.
+    model = load_model(source, dtype=torch.float32)
     adaptors = tuple(model.adaptors)
-    images = _images(model)
+    size = model.nearest_supported_resolution(*_IMAGE_SIDES)
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = _outputs(model, images)
     parent = destination.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -86,29 +87,25 @@ def convert(
         else:
             write_native(model, written, getattr(torch, dtype))
         del model
-        difference = _difference(_outputs(_load(written), images), expected)
+        difference = _difference(
+            _outputs(load_model(written, dtype=torch.float32), images), expected
+        )
         _check(difference, "load_model", dtype)
         foreign = _transformers_difference(written, images, expected) if to == "hf-native" else None
         if foreign is not None:
             _check(foreign, "transformers", dtype)
-        _move(written, destination)
+        destination.mkdir(parents=True, exist_ok=True)
+        for path in written.iterdir():
+            target = destination / path.name
+            if path.is_dir() and target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
     return Conversion(
         directory=destination,
         adaptors=adaptors,
         difference=difference,
         transformers_difference=foreign,
     )
-
-
-def _load(source: str | Path) -> RadioModel:
-    """The model in float32 throughout, so that layouts are compared and not roundings."""
-    return load_model(source, dtype=torch.float32)
-
-
-def _images(model: RadioModel) -> Tensor:
-    """A fixed image of a size that the model takes, not square where it can be."""
-    size = model.nearest_supported_resolution(*_IMAGE_SIDES)
-    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _outputs(model: RadioModel, images: Tensor) -> dict[str, Tensor]:
@@ -150,15 +147,5 @@ def _transformers_difference(
         return None
     model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32)
     output = model.eval()(images)
-    found = {f"{_BACKBONE}.{part}": getattr(output, part) for part in ("summary", "features")}
+    found = {f"backbone.{part}": getattr(output, part) for part in ("summary", "features")}
     return _difference(found, expected)
-
-
-def _move(source: Path, destination: Path) -> None:
-    """Move what is in one directory to another, replacing what has the same name."""
-    destination.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        target = destination / path.name
-        if path.is_dir() and target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)

@@ -28,14 +28,8 @@ from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 from radio_core.models.radio import RadioModel
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.vit import LAYER_NORM_EPS, ViTConfig
-from radio_core.models.weight_files import (
-    read_json,
-    write_json,
-    write_safetensors,
-)
-from radio_core.models.weight_files import (
-    stored as stored_as,
-)
+from radio_core.models.weight_files import read_json, write_json, write_safetensors
+from radio_core.models.weight_files import stored as stored_as
 from radio_core.vision import nearest_resolution
 from radio_core.zoo.hf_remote import ADAPTORS, SUMMARY_IDXS, read_tensors
 
@@ -101,6 +95,13 @@ FIXED: dict[str, Any] = {
 }
 """Fields that have one value in every RADIO model."""
 
+SAME = {
+    "hidden_size": "embed_dim",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "num_heads",
+    **{name: name for name in ("mlp_ratio", "patch_size", "num_cls_tokens", "num_registers")},
+}
+"""Field of config.json -> field of `ViTConfig` with the same value."""
 
 BUFFERS = {
     "input_conditioner.norm_mean": "norm_mean",
@@ -141,8 +142,17 @@ def load_native(directory: Path) -> Checkpoint:
         fields[BUFFERS[name]] = state.pop(name).flatten().tolist()
     config = _our_config(fields, where)
     if (directory / SIDECAR).is_dir():
-        config = _sidecar_config(directory / SIDECAR, fields)
-        state |= read_weights(directory / SIDECAR)
+        sidecar = directory / SIDECAR
+        config = read_config(sidecar)
+        if reasons := inexpressible(config):
+            raise ValueError(f"{sidecar} has a {', a '.join(reasons)}, which transformers has not")
+        wanted = _native_config(config, torch.float32)
+        if different := [name for name in STRUCTURE if fields[name] != wanted[name]]:
+            raise ValueError(
+                f"{sidecar} belongs to another model than the config.json beside it (they differ "
+                f"in {', '.join(different)}); remove that folder to read the backbone alone"
+            )
+        state |= read_weights(sidecar)
     return Checkpoint(*_with_layer_scale(config, state, float(scale)), str(directory))
 
 
@@ -174,20 +184,11 @@ def _our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _our_config(fields: Mapping[str, Any], where: str) -> RadioConfig:
     """The fields of transformers' configuration as our configuration."""
     try:
-        backbone = {
-            "type": "vit",
-            "patch_size": fields["patch_size"],
-            "embed_dim": fields["hidden_size"],
-            "depth": fields["num_hidden_layers"],
-            "num_heads": fields["num_attention_heads"],
-            "mlp_ratio": fields["mlp_ratio"],
-            "ffn": "swiglu" if fields["use_swiglu_ffn"] else "mlp",
-            "num_cls_tokens": fields["num_cls_tokens"],
-            "num_registers": fields["num_registers"],
-            "grid_size": fields["max_img_size"] // fields["patch_size"],
-        }
+        backbone = {ours: fields[theirs] for theirs, ours in SAME.items()}
+        backbone["ffn"] = "swiglu" if fields["use_swiglu_ffn"] else "mlp"
+        backbone["grid_size"] = fields["max_img_size"] // fields["patch_size"]
         values = {
-            "backbone": backbone,
+            "backbone": {"type": "vit", **backbone},
             "summary_idxs": fields["summary_idxs"],
             "mean": fields["norm_mean"],
             "std": fields["norm_std"],
@@ -196,21 +197,6 @@ def _our_config(fields: Mapping[str, Any], where: str) -> RadioConfig:
         return from_mapping(RadioConfig, values)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _sidecar_config(sidecar: Path, fields: Mapping[str, Any]) -> RadioConfig:
-    """The full configuration in our folder, checked against transformers' fields."""
-    config = read_config(sidecar)
-    if reasons := inexpressible(config):
-        raise ValueError(f"{sidecar} has a {', a '.join(reasons)}, which transformers has not")
-    wanted = _native_config(config, torch.float32)
-    different = [name for name in STRUCTURE if fields[name] != wanted[name]]
-    if different:
-        raise ValueError(
-            f"{sidecar} belongs to another model than the config.json beside it (they differ in "
-            f"{', '.join(different)}); remove that folder to read the backbone alone"
-        )
-    return config
 
 
 def _with_layer_scale(
@@ -307,17 +293,11 @@ def _native_config(config: RadioConfig, dtype: torch.dtype) -> dict[str, Any]:
         "architectures": ["RadioModel"],
         "model_type": "radio",
         "dtype": str(dtype).removeprefix("torch."),
-        "hidden_size": backbone.embed_dim,
-        "num_hidden_layers": backbone.depth,
-        "num_attention_heads": backbone.num_heads,
-        "mlp_ratio": backbone.mlp_ratio,
+        **{theirs: getattr(backbone, ours) for theirs, ours in SAME.items()},
         "use_swiglu_ffn": backbone.ffn == "swiglu",
         "layerscale_value": 1.0 if backbone.init_values is None else backbone.init_values,
-        "patch_size": backbone.patch_size,
         "image_size": max(_image_size(config)),
-        "max_img_size": backbone.grid_size * backbone.patch_size,
-        "num_cls_tokens": backbone.num_cls_tokens,
-        "num_registers": backbone.num_registers,
+        "max_img_size": backbone.max_resolution,
         "summary_idxs": list(config.summary_idxs),
         "norm_mean": list(config.mean),
         "norm_std": list(config.std),

@@ -54,9 +54,7 @@ def load_remote_code(directory: Path) -> Checkpoint:
     return checkpoint._replace(config=replace(config, **extras))
 
 
-def read_remote_code(
-    directory: Path,
-) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+def read_remote_code(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """What such a directory holds.
 
     Args:

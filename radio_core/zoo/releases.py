@@ -200,22 +200,38 @@ _C_V4_H = replace(
     teachers=("SigLIP 2", "DINOv3", "SAM 3"),
     pos_align_corners=False,
 )
+_E_V2 = ModelCard(
+    name="e-radio_v2",
+    file="eradio_v2.pth.tar",
+    architecture="E-RADIO-L, convolutions and windowed attention",
+    embed_dim=1536,
+    preferred_resolution=Resolution(512, 512),
+    own_windows=True,
+    pos_align_corners=None,
+    licence=NON_COMMERCIAL,
+    inferred=("architecture", "embed_dim"),
+)
+
+
+def _like(sibling: ModelCard, name: str, architecture: str, embed_dim: int, file: str) -> ModelCard:
+    """The same release in another size; its C-RADIO repository is named after it."""
+    repo = sibling.hub_repo
+    if repo != ModelCard.hub_repo:
+        version, _, size = name.removeprefix("c-radio_").partition("-")
+        repo = f"nvidia/C-RADIO{version}-{size if size == 'g' else size.upper()}"
+    return replace(
+        sibling,
+        name=name,
+        hub_repo=repo,
+        file=file,
+        architecture=architecture,
+        embed_dim=embed_dim,
+    )
+
 
 _ALL = (
-    replace(
-        _V25_H,
-        name="radio_v2.5-b",
-        file="radio-v2.5-b_half.pth.tar",
-        architecture="ViT-B/16",
-        embed_dim=768,
-    ),
-    replace(
-        _V25_H,
-        name="radio_v2.5-l",
-        file="radio-v2.5-l_half.pth.tar",
-        architecture="ViT-L/16",
-        embed_dim=1024,
-    ),
+    _like(_V25_H, "radio_v2.5-b", "ViT-B/16", 768, "radio-v2.5-b_half.pth.tar"),
+    _like(_V25_H, "radio_v2.5-l", "ViT-L/16", 1024, "radio-v2.5-l_half.pth.tar"),
     _V25_H,
     replace(
         _V25_H,
@@ -225,12 +241,8 @@ _ALL = (
         inferred=("architecture", *_V25_H.inferred),
     ),
     replace(
-        _V25_H,
-        name="radio_v2.5-g",
-        file="radio_v2.5-g.pth.tar",
-        architecture="ViT-g/14 in DINOv2's style",
+        _like(_V25_H, "radio_v2.5-g", "ViT-g/14 in DINOv2's style", 1536, "radio_v2.5-g.pth.tar"),
         patch_size=14,
-        embed_dim=1536,
         max_resolution=1792,
         preferred_resolution=Resolution(896, 896),
         num_global=8,
@@ -246,60 +258,18 @@ _ALL = (
     ),
     _V2,
     _V1,
-    ModelCard(
-        name="e-radio_v2",
-        file="eradio_v2.pth.tar",
-        architecture="E-RADIO-L, convolutions and windowed attention",
-        embed_dim=1536,
-        preferred_resolution=Resolution(512, 512),
-        own_windows=True,
-        pos_align_corners=None,
-        licence=NON_COMMERCIAL,
-        inferred=("architecture", "embed_dim"),
-    ),
+    _E_V2,
     replace(
-        _C_V2_H,
-        name="c-radio_v2-g",
-        hub_repo="nvidia/C-RADIOv2-g",
-        file="c-radio_v2-g_half.pth.tar",
-        architecture="ViT-g/16",
-        embed_dim=1536,
+        _like(_C_V2_H, "c-radio_v2-g", "ViT-g/16", 1536, "c-radio_v2-g_half.pth.tar"),
         inferred=("architecture", "embed_dim"),
     ),
     _C_V2_H,
-    replace(
-        _C_V3_H,
-        name="c-radio_v3-b",
-        hub_repo="nvidia/C-RADIOv3-B",
-        file="c-radio_v3-b_half.pth.tar",
-        architecture="ViT-B/16 with LayerScale",
-        embed_dim=768,
-    ),
-    replace(
-        _C_V3_H,
-        name="c-radio_v3-l",
-        hub_repo="nvidia/C-RADIOv3-L",
-        file="c-radio-v3_l_half.pth.tar",  # spelled so, unlike its siblings
-        architecture="ViT-L/16 with LayerScale",
-        embed_dim=1024,
-    ),
+    _like(_C_V3_H, "c-radio_v3-b", "ViT-B/16 with LayerScale", 768, "c-radio_v3-b_half.pth.tar"),
+    # Its file is spelled unlike those of its siblings.
+    _like(_C_V3_H, "c-radio_v3-l", "ViT-L/16 with LayerScale", 1024, "c-radio-v3_l_half.pth.tar"),
     _C_V3_H,
-    replace(
-        _C_V3_H,
-        name="c-radio_v3-g",
-        hub_repo="nvidia/C-RADIOv3-g",
-        file="c-radio_v3-g_half.pth.tar",
-        architecture="ViT-g/16",
-        embed_dim=1536,
-    ),
-    replace(
-        _C_V4_H,
-        name="c-radio_v4-so400m",
-        hub_repo="nvidia/C-RADIOv4-SO400M",
-        file="c-radio_v4-so400m_half.pth.tar",
-        architecture="ViT-SO400M/16",
-        embed_dim=1152,
-    ),
+    _like(_C_V3_H, "c-radio_v3-g", "ViT-g/16", 1536, "c-radio_v3-g_half.pth.tar"),
+    _like(_C_V4_H, "c-radio_v4-so400m", "ViT-SO400M/16", 1152, "c-radio_v4-so400m_half.pth.tar"),
     _C_V4_H,
 )
 

@@ -328,7 +328,7 @@ def test_official_options_are_understood() -> None:
         ({"use_swiglu": True, "multi_query": True}, "use_swiglu=True, multi_query=True"),
         ({"return_full_features": False}, "return_full_features=False"),
         ({"window": 4}, "unknown E-RADIO option 'window'"),
-        ({"window_size": [None, None, [8, 4], 4]}, "share one window size"),
+        ({"window_size": [None, None, [8, 4], 4]}, "share one size"),
         ({"window_size": 4}, "list of 4 levels"),
         ({"window_size": [None, None, 1, 4]}, "window_sizes must be from 2 to 64"),
         ({"window_size": [None, None, None, 4]}, "window_sizes.0 must be int"),

@@ -278,10 +278,7 @@ def edit_config(directory: Path, change: Callable[[dict[str, Any]], object]) -> 
     ],
 )
 def test_hostile_or_wrong_config(
-    model: RadioModel,
-    tmp_path: Path,
-    change: Callable[[dict[str, Any]], object],
-    message: str,
+    model: RadioModel, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     model.save_pretrained(tmp_path)
     edit_config(tmp_path, change)

@@ -82,11 +82,7 @@ def test_the_list_shows_every_release_whole(
         ),
         (
             "radio_v2",
-            [
-                "windowed attention 5 per global",
-                "OpenAI CLIP (MIT)",
-                "RTX-Translate (unknown)",
-            ],
+            ["windowed attention 5 per global", "OpenAI CLIP (MIT)", "RTX-Translate (unknown)"],
         ),
         (
             "c-radio_v3-g",
@@ -106,10 +102,7 @@ def test_the_list_shows_every_release_whole(
     ],
 )
 def test_the_card_says_what_is_known(
-    name: str,
-    facts: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, facts: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     text = shown(capsys, name)

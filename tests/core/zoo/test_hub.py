@@ -83,11 +83,7 @@ FAILURES = [
 @pytest.mark.parametrize(("error", "reason"), FAILURES)
 @pytest.mark.parametrize("function", ["get_hf_file_metadata", "hf_hub_download"])
 def test_a_release_that_cannot_be_had_is_one_clear_error(
-    cache: Path,
-    patch: Callable[..., list[Any]],
-    function: str,
-    error: Exception,
-    reason: str,
+    cache: Path, patch: Callable[..., list[Any]], function: str, error: Exception, reason: str
 ) -> None:
     patch("get_hf_file_metadata", None)
     patch(function, error)

@@ -146,10 +146,7 @@ def test_an_adaptor_with_one_head_is_refused_only_when_asked_for(tmp_path: Path)
             lambda s: s.update({"base_model.blocks.0.norm1.bias": torch.ones(3)}),
             r"blocks.0.norm1.bias has shape \(3,\) instead of \(32,\)",
         ),
-        (
-            lambda s: [s.pop(key) for key in list(s) if key.startswith("base_model")],
-            "no student",
-        ),
+        (lambda s: [s.pop(key) for key in list(s) if key.startswith("base_model")], "no student"),
     ],
 )
 def test_what_does_not_fit_is_listed(change: Callable[[Any], object], message: str) -> None:
