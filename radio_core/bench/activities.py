@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from radio_core.bench.bare import bare_vit, has_bare_version
+from radio_core.bench.bare import BareViT, has_bare_version
 from radio_core.bench.cases import Case, Dtype
 from radio_core.bench.sam import RANDOM_SAM, SamEncoder
 from radio_core.bench.timing import Activity
 from radio_core.export.exportable import Exportable, radio_exportable, vision_exportable
 from radio_core.export.onnx import OnnxRuntimeEngine, check_packages, write_onnx
-from radio_core.export.parity import TOLERANCES, check_parity, parity_cases
+from radio_core.export.parity import Parity
 from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
 from radio_core.export.tensorrt import (
     Profile,
@@ -30,7 +30,6 @@ from radio_core.export.tensorrt import (
 from radio_core.models import RadioModel
 from radio_core.models.config import DTYPES
 from radio_core.open import RANDOM, random_model
-from radio_core.progress import silent
 from radio_core.teachers import is_teacher, load_teacher
 from radio_core.zoo.load import load_model
 
@@ -128,7 +127,7 @@ class Workbench:
         if not isinstance(radio, RadioModel) or case.window_size or not has_bare_version(radio):
             return {}
         images = self._images(case)
-        vit = bare_vit(radio, case.batch_size, case.height, case.width)
+        vit = BareViT(radio, case.batch_size, case.height, case.width)
         tokens = torch.randn_like(vit.tokens(images))
         cast = images.to(tokens.dtype)
         return {
@@ -219,14 +218,14 @@ class Workbench:
         key = (case.model, case.num_windowed, case.window_size, plain.card.fixed_size, case.dtype)
         graph = self._once(("graph", *key), write)
         one, whole = (Shape(n, case.height, case.width) for n in (1, case.batch_size))
-        expected = parity_cases(plain.run, [one], silent)
+        parity = Parity(plain.run, [one])
         if case.engine == "onnxruntime":
             engine = OnnxRuntimeEngine(graph, self._device, torch.get_num_threads())
-            check_parity(expected, engine.run, TOLERANCES[case.dtype], "the ONNX file", silent)
+            parity.check(engine, "the ONNX file")
             return partial(engine.run, images)
         path = self._folder / f"{len(list(self._folder.iterdir()))}.engine"
         profile = Profile(minimum=one, optimum=whole, maximum=whole)
-        build_engine(graph, path, profile, cases=expected)
+        build_engine(graph, path, profile, parity=parity)
         return partial(TensorRTEngine(path, self._device).run, images)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -30,41 +30,28 @@ _SHAPES = 64
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a case took.
-
-    Attributes:
-        timing: seconds of a call.
-        flops: floating point operations of a call, as torch counts them; None where that is not
-            known.
-        parameters: of the model; None for a file.
-    """
-
-    timing: Timing
-    flops: float | None = None
-    parameters: int | None = None
-
-
-@dataclass(frozen=True)
 class Throughput:
     """How fast one case was.
 
     Attributes:
         case: what was measured.
         timing: seconds of a call.
+        flops: floating point operations of a call, as torch counts them; None where that is not
+            known.
+        parameters: of the model; None for a file.
         ratios: baseline -> median of the case / median of the baseline. Baselines are "eager",
             "bare" and "products" (the same case with that engine), the name of another case, and
             "earlier".
         peak_share: operations a second as a share of those of one large matrix product in the same
             precision; None where that was not measured.
-        parameters: of the model; None for a file.
     """
 
     case: Case
     timing: Timing
-    ratios: Mapping[str, float]
-    peak_share: float | None = None
+    flops: float | None = None
     parameters: int | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    peak_share: float | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -95,7 +82,7 @@ def measure(
     bare: bool = False,
     peak: bool = False,
     progress: Progress = silent,
-) -> dict[Case, Measured]:
+) -> list[Throughput]:
     """Time the cases in turns, after two turns for warming up.
 
     Args:
@@ -109,7 +96,7 @@ def measure(
         progress: listener.
 
     Returns:
-        Each case, and where asked for its bare versions and the products, -> what it took.
+        The cases, and where asked for their bare versions and the products; see `compare`.
 
     Raises:
         ValueError: an unknown model, a size or windows that it does not take, or an engine that
@@ -137,21 +124,21 @@ def measure(
                 flops[product] = matmul_flops(product)
         with torch._dynamo.config.patch(cache_size_limit=_SHAPES):
             timings = time_in_turns(activities, repeats, device=device, progress=progress)
-    return {
-        case: Measured(timing, flops.get(case), parameters.get(case))
+    return [
+        Throughput(case, timing, flops.get(case), parameters.get(case))
         for case, timing in timings.items()
-    }
+    ]
 
 
 def compare(
-    measured: Mapping[Case, Measured],
+    rows: Sequence[Throughput],
     baseline: str = "",
     earlier: Mapping[Case, float] | None = None,
 ) -> list[Throughput]:
     """What was measured, with its ratios to whatever it can be compared with.
 
     Args:
-        measured: as `measure` returns it.
+        rows: as `measure` returns them.
         baseline: name of the case that the others, at the same batch size and precision, are
             compared with.
         earlier: medians in seconds of an earlier run.
@@ -160,29 +147,29 @@ def compare(
         ValueError: no case has the name of the baseline.
     """
     if baseline:
-        check_baseline(baseline, measured)
-    medians = {case: found.timing.median for case, found in measured.items()}
-    rows = []
-    for case, found in measured.items():
+        check_baseline(baseline, [row.case for row in rows])
+    medians = {row.case: row.timing.median for row in rows}
+    peaks = {row.case.dtype: row for row in rows if row.case.engine == "matmul"}
+    compared = []
+    for row in rows:
+        case = row.case
         others: dict[str, float] = {}
         for engine in _COMPARED.get(case.engine, ()):
             if (same := replace(case, engine=engine)) in medians:
                 others[engine] = medians[same]
         wanted = (baseline, "eager", case.batch_size, case.dtype)
-        for other in medians:
-            found_as = (other.name, other.engine, other.batch_size, other.dtype)
-            if other != case and found_as == wanted:
-                others[baseline] = medians[other]
+        for other, median in medians.items():
+            found = (other.name, other.engine, other.batch_size, other.dtype)
+            if other != case and found == wanted:
+                others[baseline] = median
         if earlier and case in earlier:
             others["earlier"] = earlier[case]
         ratios = {name: medians[case] / median for name, median in others.items()}
-        share = None
-        peaks = (m for c, m in measured.items() if (c.engine, c.dtype) == ("matmul", case.dtype))
-        peak = next(peaks, None)
-        if peak is not None and peak is not found and peak.flops and found.flops:
-            share = (found.flops / medians[case]) / (peak.flops / peak.timing.median)
-        rows.append(Throughput(case, found.timing, ratios, share, found.parameters))
-    return rows
+        share, peak = None, peaks.get(case.dtype)
+        if peak is not None and peak is not row and peak.flops and row.flops:
+            share = (row.flops / medians[case]) / (peak.flops / peak.timing.median)
+        compared.append(replace(row, ratios=ratios, peak_share=share))
+    return compared
 
 
 def check_baseline(baseline: str, cases: Iterable[Case]) -> None:
@@ -200,7 +187,7 @@ def read_medians(path: Path) -> dict[Case, float]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        names = [field.name for field in fields(Case)]
+        names = [column.name for column in fields(Case)]
         return {Case(**{name: row[name] for name in names}): row["ms"] / 1000 for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of radio bench throughput: {error!r}") from None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +10,8 @@ import torch
 import tyro
 
 from radio_core.cli import UsageError, write_json
-from radio_core.export.card import ExportCard, Precision
+from radio_core.config_file import to_mapping
+from radio_core.export.card import Precision
 from radio_core.export.exportable import Exportable, radio_exportable, vision_exportable
 from radio_core.export.onnx import (
     DEFAULT_OPSET,
@@ -19,7 +20,7 @@ from radio_core.export.onnx import (
     export_onnx,
     read_onnx_card,
 )
-from radio_core.export.parity import Exported, check_destination, parity_cases
+from radio_core.export.parity import Exported, Parity, check_destination
 from radio_core.export.tensorrt import (
     SUFFIX,
     Profile,
@@ -53,6 +54,8 @@ _OF_MODELS = {
     "--precision": "fp32",
 }
 """Flags that an ONNX file in the place of the model has decided, with their defaults."""
+_OF_ALL = ("--size", "--precision")
+"""Those of them that teachers have too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +103,11 @@ class ExportOptions:
                 f"--for {word} decides about outputs: leave out --adaptors and --feature-fmt"
             )
         if is_teacher(self.model) and not self.model.startswith("radio:"):
-            given = self.given("--adaptors", "--window-size", "--num-windowed", "--feature-fmt")
-            if given or purpose:
-                raise UsageError(
-                    f"only RADIO models have {', '.join([*given, *(['--for'] if purpose else [])])}"
-                )
+            given = self.given(
+                *(flag for flag in _OF_MODELS if flag not in ("--size", "--precision"))
+            )
+            if given:
+                raise UsageError(f"only RADIO models have {', '.join(given)}")
             return vision_exportable(load_teacher(self.model), size)
         model = load_model(
             self.model,
@@ -122,10 +125,8 @@ class ExportOptions:
     def given(self, *flags: str) -> list[str]:
         """Those of the flags that have another value than they have by default."""
 
-        def value(flag: str) -> object:
-            return getattr(self, "purpose" if flag == "--for" else flag[2:].replace("-", "_"))
-
-        return [flag for flag in flags if value(flag) != _OF_MODELS[flag]]
+        names = {flag: flag[2:].replace("-", "_") for flag in flags} | {"--for": "purpose"}
+        return [flag for flag in flags if getattr(self, names[flag]) != _OF_MODELS[flag]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,16 +150,15 @@ def onnx(options: OnnxOptions) -> int:
     check_destination(options.out, ".onnx")
     check_packages(options.opset)
     with rich_progress() as progress:
-        exportable = options.exportable()
         done = export_onnx(
-            exportable,
+            options.exportable(),
             options.out,
             precision="float16" if options.fp16 else "float32",
             opset=options.opset,
             tolerance=options.tolerance,
             progress=progress,
         )
-    _report(done, exportable.card, options.json)
+    _report(done, options.json)
     return 0
 
 
@@ -178,15 +178,14 @@ def torch_package(options: TorchOptions) -> int:
     """Write a model as a package of torch.export, compared with the model."""
     check_destination(options.out, ".pt2")
     with rich_progress() as progress:
-        exportable = options.exportable()
         done = export_torch(
-            exportable,
+            options.exportable(),
             options.out,
             precision=options.precision,
             tolerance=options.tolerance,
             progress=progress,
         )
-    _report(done, exportable.card, options.json)
+    _report(done, options.json)
     return 0
 
 
@@ -229,25 +228,22 @@ def tensorrt(options: TensorRTOptions) -> int:
         if graph is not None:
             if not graph.is_file():
                 raise FileNotFoundError(f"no file {graph}")
-            card = read_onnx_card(graph)
-            profile.check(card)
-            cases = []
+            parity = None
             if torch.cuda.is_available():
-                cases = parity_cases(OnnxRuntimeEngine(graph).run, profile.shapes, progress)
+                profile.check(read_onnx_card(graph))
+                parity = Parity(OnnxRuntimeEngine(graph).run, profile.shapes, progress)
             done = build_engine(
                 graph,
                 options.out,
                 profile,
-                cases=cases,
+                parity=parity,
                 timing_cache=options.timing_cache,
                 tolerance=options.tolerance,
                 progress=progress,
             )
         else:
-            exportable = options.exportable()
-            card = exportable.card
             done = export_tensorrt(
-                exportable,
+                options.exportable(),
                 options.out,
                 profile,
                 precision=_PRECISIONS[options.precision],
@@ -255,7 +251,7 @@ def tensorrt(options: TensorRTOptions) -> int:
                 tolerance=options.tolerance,
                 progress=progress,
             )
-    _report(done, card, options.json)
+    _report(done, options.json)
     print(f"built by {done.builder} in {done.seconds:.1f} s")
     if options.timing_cache is not None and not has_timing_cache(package):
         print("--timing-cache has no effect: tensorrt_rtx takes no timings when it builds")
@@ -264,8 +260,9 @@ def tensorrt(options: TensorRTOptions) -> int:
     return 0
 
 
-def _report(done: Exported, card: ExportCard, json: Path | None) -> None:
+def _report(done: Exported, json: Path | None) -> None:
     """Say what was written, and how far it is from the model."""
+    card = done.card
     side = f" and {done.side_file.name}, which must stay beside it" if done.side_file else ""
     size = "any size" if card.fixed_size is None else "x".join(map(str, card.fixed_size))
     print(f"wrote {done.path}{side} ({done.bytes / 1e6:.1f} MB)")
@@ -276,5 +273,4 @@ def _report(done: Exported, card: ExportCard, json: Path | None) -> None:
             f"largest difference from the model at {difference.case}: {difference.error:.1e} "
             f"of the largest value, in {difference.output}"
         )
-    values = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(done).items()}
-    write_json(json, {"card": asdict(card), **values, "bytes": done.bytes})
+    write_json(json, {**to_mapping(done), "bytes": done.bytes})

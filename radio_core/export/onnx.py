@@ -15,15 +15,7 @@ from torch import Tensor
 from radio_core.export.card import CARD_KEY, ExportCard, Precision, read_card
 from radio_core.export.exportable import Exportable
 from radio_core.export.graph import INPUT, trace
-from radio_core.export.parity import (
-    TOLERANCES,
-    Exported,
-    check_destination,
-    check_parity,
-    draft,
-    parity_cases,
-    parity_shapes,
-)
+from radio_core.export.parity import Exported, Parity, check_destination, draft, parity_shapes
 from radio_core.extras import require
 from radio_core.progress import Progress, silent
 
@@ -72,15 +64,17 @@ def export_onnx(
     check_packages(opset)
     if precision == "bfloat16":
         raise ValueError("onnxruntime cannot check bfloat16: use float32 or float16")
-    cases = parity_cases(exportable.run, parity_shapes(exportable.card), progress)
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    parity = Parity(exportable.run, parity_shapes(exportable.card), progress)
     with draft(path, SIDE_SUFFIX) as written:
         write_onnx(exportable, written, precision=precision, opset=opset, progress=progress)
         engine = OnnxRuntimeEngine(written)
-        differences = check_parity(cases, engine.run, limit, "the ONNX file", progress)
+        differences = parity.check(engine, "the ONNX file", tolerance, progress)
+        card = engine.card
         del engine  # it holds the files
     side = path.with_name(path.name + SIDE_SUFFIX)
-    return Exported(path=path, side_file=side if side.exists() else None, differences=differences)
+    return Exported(
+        path=path, card=card, side_file=side if side.exists() else None, differences=differences
+    )
 
 
 def check_packages(opset: int = DEFAULT_OPSET) -> None:

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from radio_core.export.card import ExportCard, Precision
-from radio_core.progress import Progress
+from radio_core.export.runtime import Engine
+from radio_core.progress import Progress, silent
+
+Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest error that is accepted, as a share of the largest value of the output."""
@@ -23,19 +26,6 @@ _SEED = 20
 
 class ParityError(ValueError):
     """The exported network computes something else."""
-
-
-@dataclass(frozen=True)
-class ParityCase:
-    """Images and what the model in float32 says about them.
-
-    Attributes:
-        images: [B, 3, H, W] in [0, 1].
-        expected: output name -> tensor.
-    """
-
-    images: Tensor
-    expected: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +49,14 @@ class Exported:
 
     Attributes:
         path: the file.
+        card: what it says about itself.
         side_file: a second file that belongs to it and has to stay beside it; or None.
         differences: the largest one from the model for each size that was compared; empty where
             the result could not be run.
     """
 
     path: Path
+    card: ExportCard
     side_file: Path | None = None
     differences: Sequence[Difference] = ()
 
@@ -109,6 +101,64 @@ def draft(path: Path, side_suffix: str = "") -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Parity:
+    """What a model says about random images, to compare exported networks with.
+
+    Args:
+        run: images [B, 3, H, W] -> output name -> tensor, as `Exportable.run`.
+        shapes: (batch, height, width) of each case; see `parity_shapes`.
+        progress: listener.
+    """
+
+    def __init__(
+        self, run: Run, shapes: Sequence[tuple[int, int, int]], progress: Progress = silent
+    ) -> None:
+        generator = torch.Generator().manual_seed(_SEED)
+        self._cases: list[tuple[Tensor, Mapping[str, Tensor]]] = []
+        for index, (batch, height, width) in enumerate(shapes):
+            progress("running the model", index, len(shapes))
+            images = torch.rand(batch, 3, height, width, generator=generator)
+            self._cases.append((images, run(images)))
+
+    def check(
+        self,
+        engine: Engine,
+        what: str,
+        tolerance: float | None = None,
+        progress: Progress = silent,
+    ) -> list[Difference]:
+        """The largest difference of each case.
+
+        Args:
+            engine: runs the exported network.
+            what: the network, for the message of an error.
+            tolerance: largest error that is accepted, as a share of the largest value; None for
+                the usual one of its precision.
+            progress: listener.
+
+        Raises:
+            ParityError: an error above the tolerance, NaN or infinity included.
+        """
+        limit = TOLERANCES[engine.card.precision] if tolerance is None else tolerance
+        differences = []
+        for index, (images, expected) in enumerate(self._cases):
+            progress(f"checking {what}", index, len(self._cases))
+            found = engine.run(images)
+            errors = {name: _error(found[name], wanted) for name, wanted in expected.items()}
+            output = max(errors, key=lambda name: errors[name])
+            batch, _, height, width = images.shape
+            shape = f"{batch}x{height}x{width}"
+            differences.append(Difference(case=shape, output=output, error=errors[output]))
+        worst = max(differences, key=lambda difference: difference.error)
+        if not worst.error <= limit:
+            raise ParityError(
+                f"{what} differs from the model: {worst.output} of {worst.case} by "
+                f"{worst.error:.1e} of its largest value, more than {limit:.0e}; nothing was "
+                "written"
+            )
+        return differences
+
+
 def parity_shapes(card: ExportCard) -> list[tuple[int, int, int]]:
     """(batch, height, width) of three cases: three sizes, one of them no square, and batches."""
     sizes = list(dict.fromkeys(card.nearest_size(*size) for size in _SIZES))
@@ -116,61 +166,6 @@ def parity_shapes(card: ExportCard) -> list[tuple[int, int, int]]:
         height, width = sizes[-1]
         sizes.append(card.nearest_size(height, width + card.resolution_step))
     return [(batch, *sizes[batch % len(sizes)]) for batch in (1, 2, 3)]
-
-
-def parity_cases(
-    run: Callable[[Tensor], dict[str, Tensor]],
-    shapes: Sequence[Sequence[int]],
-    progress: Progress,
-) -> list[ParityCase]:
-    """Run what is to be compared with, on random images of (batch, height, width) each."""
-    generator = torch.Generator().manual_seed(_SEED)
-    cases = []
-    for index, (batch, height, width) in enumerate(shapes):
-        progress("running the model", index, len(shapes))
-        images = torch.rand(batch, 3, height, width, generator=generator)
-        cases.append(ParityCase(images, run(images)))
-    return cases
-
-
-def check_parity(
-    cases: Sequence[ParityCase],
-    run: Callable[[Tensor], Mapping[str, Tensor]],
-    tolerance: float,
-    what: str,
-    progress: Progress,
-) -> list[Difference]:
-    """Compare a network with the model.
-
-    Args:
-        cases: from `parity_cases`.
-        run: images -> output name -> tensor.
-        tolerance: largest error that is accepted, as a share of the largest value.
-        what: the network, for the message of an error.
-        progress: listener.
-
-    Returns:
-        The largest difference of each case.
-
-    Raises:
-        ParityError: an error above the tolerance, NaN or infinity included.
-    """
-    differences = []
-    for index, case in enumerate(cases):
-        progress(f"checking {what}", index, len(cases))
-        found = run(case.images)
-        errors = {name: _error(found[name], wanted) for name, wanted in case.expected.items()}
-        output = max(errors, key=lambda name: errors[name])
-        batch, _, height, width = case.images.shape
-        shape = f"{batch}x{height}x{width}"
-        differences.append(Difference(case=shape, output=output, error=errors[output]))
-    worst = max(differences, key=lambda difference: difference.error)
-    if not worst.error <= tolerance:
-        raise ParityError(
-            f"{what} differs from the model: {worst.output} of {worst.case} by {worst.error:.1e} "
-            f"of its largest value, more than {tolerance:.0e}; nothing was written"
-        )
-    return differences
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:

@@ -98,66 +98,39 @@ class ExportedModel:
     Attributes:
         engine: what runs the file.
         card: what the file says about itself.
+        device: where it computes; images may be anywhere.
         adaptors: name -> what is known of the adaptor.
         active_adaptors: those that a call returns when it is not told otherwise: all in the file.
+        patch_size: pixels of one feature cell.
+        embed_dim: width of the backbone's features.
+        summary_dim: width of the backbone's summary; None without one.
+        window_size: side in patches of the attention windows; None for global attention.
+        max_resolution: longest image side in pixels that the model is meant for; None if unknown.
+        preferred_resolution: the (height, width) in pixels that it is best at; None if unknown.
+        min_resolution_step: image sides are multiples of this many pixels.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.card = engine.card
-        if self.card.purpose != MODEL:
+        self.card = card = engine.card
+        if card.purpose != MODEL:
             raise ValueError(
-                f"this file holds the part of {self.card.name or 'a model'} that is for "
-                f"{self.card.purpose!r}, not a whole model"
+                f"this file holds the part of {card.name or 'a model'} that is for "
+                f"{card.purpose!r}, not a whole model"
             )
-        self.adaptors: dict[str, AdaptorCard] = {spec.name: spec for spec in self.card.adaptors}
+        self.device = engine.device
+        self.adaptors: dict[str, AdaptorCard] = {head.name: head for head in card.adaptors}
         self.active_adaptors = tuple(self.adaptors)
+        self.patch_size, self.min_resolution_step = card.patch_size, card.resolution_step
+        self.embed_dim, self.summary_dim = card.embed_dim, card.summary_dim
+        self.window_size, self.max_resolution = card.window_size, card.max_resolution
+        preferred = card.preferred_resolution
+        self.preferred_resolution = None if preferred is None else Resolution(*preferred)
         self._text_towers: dict[str, TextTower] = {}
 
     def fingerprint(self) -> str:
         """SHA-256 over the bytes of its files."""
         return files_fingerprint(*self.engine.files)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes; images may be anywhere."""
-        return self.engine.device
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels of one feature cell."""
-        return self.card.patch_size
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the backbone's features."""
-        return self.card.embed_dim
-
-    @property
-    def summary_dim(self) -> int | None:
-        """Width of the backbone's summary."""
-        return self.card.summary_dim
-
-    @property
-    def window_size(self) -> int | None:
-        """Side in patches of the attention windows; None for global attention."""
-        return self.card.window_size
-
-    @property
-    def max_resolution(self) -> int | None:
-        """Longest image side in pixels that the model is meant for; None if unknown."""
-        return self.card.max_resolution
-
-    @property
-    def preferred_resolution(self) -> Resolution | None:
-        """The (height, width) in pixels that the model is best at; None if unknown."""
-        size = self.card.preferred_resolution
-        return None if size is None else Resolution(*size)
-
-    @property
-    def min_resolution_step(self) -> int:
-        """Image sides are multiples of this many pixels."""
-        return self.card.resolution_step
 
     def nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """The image size in pixels nearest to (height, width) that it takes."""

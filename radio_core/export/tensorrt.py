@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,15 +24,7 @@ from radio_core.export.card import CARD_KEY, ExportCard, Precision, read_card
 from radio_core.export.exportable import Exportable
 from radio_core.export.graph import INPUT
 from radio_core.export.onnx import check_packages, export_onnx, read_onnx_card, write_onnx
-from radio_core.export.parity import (
-    TOLERANCES,
-    Exported,
-    ParityCase,
-    check_destination,
-    check_parity,
-    draft,
-    parity_cases,
-)
+from radio_core.export.parity import Exported, Parity, check_destination, draft
 from radio_core.progress import Progress, silent
 
 SUFFIX = ".engine"
@@ -56,11 +48,7 @@ class Shape(NamedTuple):
 
 
 def parse_shape(text: str) -> Shape:
-    """The shape that BATCHxHEIGHTxWIDTH means.
-
-    Raises:
-        ValueError: another form, or a zero.
-    """
+    """The shape that BATCHxHEIGHTxWIDTH means; ValueError for another form, or a zero."""
     match = _SHAPE.fullmatch(text)
     if match is None or "0" in match.groups():
         raise ValueError(f"a shape is BATCHxHEIGHTxWIDTH, such as 4x432x432, not {text!r}")
@@ -195,7 +183,7 @@ def export_tensorrt(
     check_packages()
     find_tensorrt()
     gpu = torch.cuda.is_available()
-    cases = parity_cases(exportable.run, profile.shapes, progress) if gpu else []
+    parity = Parity(exportable.run, profile.shapes, progress) if gpu else None
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
         graph = Path(folder) / "graph.onnx"
         if gpu or precision == "bfloat16":
@@ -208,7 +196,7 @@ def export_tensorrt(
             graph,
             path,
             profile,
-            cases=cases,
+            parity=parity,
             timing_cache=timing_cache,
             tolerance=tolerance,
             progress=progress,
@@ -220,7 +208,7 @@ def build_engine(
     path: Path,
     profile: Profile,
     *,
-    cases: Sequence[ParityCase] = (),
+    parity: Parity | None = None,
     timing_cache: Path | None = None,
     tolerance: float | None = None,
     progress: Progress = silent,
@@ -231,7 +219,7 @@ def build_engine(
         graph: the file, as `export_onnx` wrote it.
         path: see `export_tensorrt`, as the other arguments.
         profile: see `export_tensorrt`.
-        cases: what the engine is compared with, where there is a GPU.
+        parity: what the engine is compared with, where there is a GPU.
         timing_cache: see `export_tensorrt`.
         tolerance: see `export_tensorrt`.
         progress: see `export_tensorrt`.
@@ -244,7 +232,6 @@ def build_engine(
     profile.check(card)
     check_destination(path, SUFFIX)
     trt = find_tensorrt()
-    runs = torch.cuda.is_available() and bool(cases)
     differences = []
     with draft(path, CARD_SUFFIX) as written:
         began = time.monotonic()
@@ -254,17 +241,17 @@ def build_engine(
         shapes = {name: str(getattr(profile, name)) for name in _BOUNDS}
         about = json.dumps({CARD_KEY: to_mapping(card), _PROFILE_KEY: shapes})
         written.with_name(path.name + CARD_SUFFIX).write_text(about + "\n", encoding="utf-8")
-        if runs:
-            limit = TOLERANCES[card.precision] if tolerance is None else tolerance
-            run = TensorRTEngine(written).run
-            differences = check_parity(cases, run, limit, "the engine", progress)
+        if parity is not None and torch.cuda.is_available():
+            engine = TensorRTEngine(written)
+            differences = parity.check(engine, "the engine", tolerance, progress)
     return Built(
         path=path,
+        card=card,
         side_file=path.with_name(path.name + CARD_SUFFIX),
         differences=differences,
         builder=f"{trt.__name__} {trt.__version__}",
         seconds=seconds,
-        ran=runs,
+        ran=bool(differences),
     )
 
 

@@ -10,15 +10,7 @@ from torch import Tensor
 from radio_core.export.card import CARD_KEY, Precision, read_card
 from radio_core.export.exportable import Exportable
 from radio_core.export.graph import trace
-from radio_core.export.parity import (
-    TOLERANCES,
-    Exported,
-    check_destination,
-    check_parity,
-    draft,
-    parity_cases,
-    parity_shapes,
-)
+from radio_core.export.parity import Exported, Parity, check_destination, draft, parity_shapes
 from radio_core.progress import Progress, silent
 
 _CARD_FILE = f"{CARD_KEY}.json"
@@ -48,16 +40,15 @@ def export_torch(
             something else.
     """
     check_destination(path, ".pt2")
-    cases = parity_cases(exportable.run, parity_shapes(exportable.card), progress)
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    parity = Parity(exportable.run, parity_shapes(exportable.card), progress)
     with draft(path) as written:
         progress("tracing", 0, None)
         prepared = exportable.prepared(precision)
         program = trace(prepared)
         torch.export.save(program, written, extra_files={_CARD_FILE: prepared.card.to_json()})
-        run = TorchEngine(written).run
-        differences = check_parity(cases, run, limit, "the torch.export package", progress)
-    return Exported(path=path, differences=differences)
+        engine = TorchEngine(written)
+        differences = parity.check(engine, "the torch.export package", tolerance, progress)
+    return Exported(path=path, card=prepared.card, differences=differences)
 
 
 class TorchEngine:

@@ -16,8 +16,7 @@ from radio_core.bench.timing import Timing
 from radio_core.models import RadioConfig, RadioModel, vit_config
 from radio_core.teachers.segment_anything import SamConfig
 from radio_eval.speed import tables
-from radio_eval.speed.output import markdown_page, paper_table
-from radio_eval.speed.quality import read_quality
+from radio_eval.speed.show import markdown_page, paper_table, read_quality
 from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, PaperSpeed, SpeedTable, sam_table
 
 Radio = Callable[..., tuple[int, str]]
@@ -302,11 +301,11 @@ SMALL = SpeedTable(
 
 
 def test_the_measured_column_stands_beside_the_papers() -> None:
-    def found(seconds: float) -> list[Throughput]:
+    def found(seconds: float) -> Throughput:
         case = Case(model="random:tiny", height=64, width=64, batch_size=2)
-        return [Throughput(case, Timing((seconds, seconds)), {}, parameters=5_000_000)]
+        return Throughput(case, Timing((seconds, seconds)), parameters=5_000_000)
 
-    table = paper_table(SMALL, {"A": found(1), "B": found(4), "C": found(2)})
+    table = paper_table(SMALL, [("A", found(1)), ("B", found(4)), ("C", found(2))])
     headings = [column.title for column in table.columns]
     assert headings[1:5] == ["params (M)", "kNN", "paper: images/s", "/ B"]
     assert headings[5] == "here: images/s (eager, float32)"

@@ -26,20 +26,19 @@ from radio_core.devices import choose_device
 from radio_eval.report.figures import check_plot_path
 from radio_eval.report.table import Column, Table
 from radio_eval.speed.knn import PRODUCT, KnnSizes, measure_knn
-from radio_eval.speed.output import (
-    Speed,
+from radio_eval.speed.show import (
     described,
     markdown_page,
     paper_table,
+    read_quality,
     throughput_table,
     write_quality_plot,
 )
-from radio_eval.speed.quality import Quality, read_quality
 from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, SpeedTable, sam_table
 
 _TITLE = "Images a second"
-_Cases = dict[tuple[str, int], Case]
-"""(name for people, number of the way it is run) -> case."""
+_Cases = list[tuple[str, Case]]
+"""(name for people, what is measured)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ def throughput(options: ThroughputOptions) -> int:
             )
             if options.baseline:
                 check_baseline(options.baseline, found)
-            cases = {(case.model, number): case for number, case in enumerate(dict.fromkeys(found))}
+            cases = [(case.model, case) for case in dict.fromkeys(found)]
     except ValueError as error:
         raise UsageError(str(error)) from None
     earlier = {} if options.against is None else read_medians(options.against)
@@ -137,7 +136,7 @@ def throughput(options: ThroughputOptions) -> int:
         raise UsageError(f"--quality {options.quality} has none of these models; it has: {known}")
     with options.running() as progress:
         measured = measure(
-            list(cases.values()),
+            [case for _, case in cases],
             repeats=options.repeats,
             device=device,
             deploy=options.deploy,
@@ -154,7 +153,8 @@ def throughput(options: ThroughputOptions) -> int:
     write_json(options.json, {**about, "rows": [row.as_json() for row in rows]})
     if options.against is not None:
         _warn_of_differences(about, options.against)
-    shown = throughput_table(rows) if table is None else _paper_table(table, cases, rows)
+    named = _named(cases, rows)
+    shown = throughput_table(rows) if table is None else paper_table(table, named)
     _show(shown)
     if options.markdown is not None:
         title = _TITLE if table is None else table.title
@@ -162,7 +162,12 @@ def throughput(options: ThroughputOptions) -> int:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(markdown_page(title, shown, remarks), encoding="utf-8")
     if options.plot is not None:
-        _plot(options.plot, table, cases, rows, quality)
+        title = "Quality against speed"
+        if quality is None and table is not None:
+            quality = {row.label: dict(row.quality) for row in table.rows}
+            title += ", the paper's quality and the speed measured here"
+        write_quality_plot(options.plot, title, named, quality or {})
+        Console(stderr=True).print(f"wrote {options.plot}", markup=False, highlight=False)
     return 0
 
 
@@ -191,15 +196,13 @@ def sam(options: SamOptions) -> int:
     cases = _table_cases(table, (1,), ("eager",), (options.dtype,))
     with options.running() as progress:
         measured = measure(
-            list(cases.values()), repeats=options.repeats, device=device, progress=progress
+            [case for _, case in cases], repeats=options.repeats, device=device, progress=progress
         )
-    reference = next(
-        (case.name for (label, _), case in cases.items() if label == table.reference), ""
-    )
+    reference = {label: case.name for label, case in cases}.get(table.reference, "")
     rows = compare(measured, reference)
     results = [row.as_json() for row in rows]
     options.write(device, ("resolution", "repeats", "dtype"), rows=results)
-    _show(_paper_table(table, cases, rows))
+    _show(paper_table(table, _named(cases, rows)))
     return 0
 
 
@@ -210,45 +213,23 @@ def _table_cases(
     dtypes: Sequence[Dtype],
 ) -> _Cases:
     """Each row of a table, run in each way."""
-    ways = [(b, e, d) for b in batch_sizes for d in dtypes for e in engines]
-    return {
-        (row.label, number): table.case(row, *way)
+    return [
+        (row.label, table.case(row, batch, engine, dtype))
         for row in table.rows
-        for number, way in enumerate(ways)
-    }
+        for batch in batch_sizes
+        for dtype in dtypes
+        for engine in engines
+    ]
+
+
+def _named(cases: _Cases, rows: Sequence[Throughput]) -> list[tuple[str, Throughput]]:
+    by_case = {row.case: row for row in rows}
+    return [(name, by_case[case]) for name, case in cases]
 
 
 def _show(table: Table) -> None:
     console = Console()
     console.print(*table.terminal(console.width), SPREAD, highlight=False)
-
-
-def _paper_table(table: SpeedTable, cases: _Cases, rows: Sequence[Throughput]) -> Table:
-    by_case = {row.case: row for row in rows}
-    measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
-    for (label, _), case in cases.items():
-        measured[label].append(by_case[case])
-    return paper_table(table, measured)
-
-
-def _plot(
-    path: Path,
-    table: SpeedTable | None,
-    cases: _Cases,
-    rows: Sequence[Throughput],
-    quality: Quality | None,
-) -> None:
-    by_case = {row.case: row for row in rows}
-    speeds = [
-        Speed(name, case.how, by_case[case].images_per_second) for (name, _), case in cases.items()
-    ]
-    title = "Quality against speed"
-    if quality is None:
-        assert table is not None  # the options were checked
-        quality = {row.label: dict(row.quality) for row in table.rows if row.quality}
-        title += ", the paper's quality and the speed measured here"
-    write_quality_plot(path, title, speeds, quality)
-    Console(stderr=True).print(f"wrote {path}", markup=False, highlight=False)
 
 
 def _warn_of_differences(now: dict[str, Any], path: Path) -> None:

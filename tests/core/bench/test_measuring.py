@@ -1,6 +1,7 @@
 """What the benchmarks measure, and `radio bench load`; not how fast it is."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from radio_core import cli
 from radio_core.bench.activities import matmul_case, matmul_flops
-from radio_core.bench.bare import bare_vit
+from radio_core.bench.bare import BareViT
 from radio_core.bench.cases import Case, parse_cases
-from radio_core.bench.loading import read_and_touch, write_official_vit
-from radio_core.bench.throughput import Measured, check_baseline, compare
+from radio_core.bench.loading import read_and_touch
+from radio_core.bench.throughput import Throughput, check_baseline, compare
 from radio_core.bench.timing import Timing, time_in_turns
 from radio_core.models import RadioConfig, RadioModel, vit_config
-from radio_core.zoo.load import load_model
 
 Radio = Callable[..., tuple[int, str]]
 
@@ -79,7 +80,7 @@ def test_ratios_divide_by_the_baseline_of_the_same_batch_and_by_the_bare_engines
     compiled = replace(batched, engine="compile")
     other = replace(base, dtype="bfloat16")
     seconds = {slow: 6.0, base: 2.0, products: 1.0, batched: 5.0, compiled: 4.0, other: 8.0}
-    measured = {case: Measured(Timing((value, value))) for case, value in seconds.items()}
+    measured = [Throughput(case, Timing((value, value))) for case, value in seconds.items()]
     rows = {row.case: row for row in compare(measured, "random:base@64", {slow: 12.0})}
     assert rows[slow].ratios == {"random:base@64": 3.0, "earlier": 0.5}
     assert rows[base].ratios == {"products": 2.0}
@@ -93,11 +94,12 @@ def test_ratios_divide_by_the_baseline_of_the_same_batch_and_by_the_bare_engines
 def test_operations_are_a_share_of_those_of_the_matrix_product_in_the_same_precision() -> None:
     base = Case(model="random:base", height=64, width=64)
     product = matmul_case("float32", torch.device("cpu"))
-    measured = {
-        base: Measured(Timing((2.0, 2.0)), flops=matmul_flops(product)),
-        product: Measured(Timing((1.0, 1.0)), flops=matmul_flops(product)),
-        matmul_case("float16", torch.device("cpu")): Measured(Timing((9.0, 9.0))),
-    }
+    half = matmul_case("float16", torch.device("cpu"))
+    measured = [
+        Throughput(base, Timing((2.0, 2.0)), flops=matmul_flops(product)),
+        Throughput(product, Timing((1.0, 1.0)), flops=matmul_flops(product)),
+        Throughput(half, Timing((9.0, 9.0))),
+    ]
     assert [row.peak_share for row in compare(measured)] == [0.5, None, None]
 
 
@@ -160,7 +162,7 @@ def test_bare_calls_compute_what_the_model_computes(
 ) -> None:
     model = plain(num_registers=num_registers, num_cls_tokens=2)
     images = torch.rand(2, 3, *size)
-    tokens = bare_vit(model, 2, *size).tokens(images)
+    tokens = BareViT(model, 2, *size).tokens(images)
     output = model(images)
     start = 2 + num_registers
     torch.testing.assert_close(tokens[:, 0], output.summary, atol=1e-5, rtol=1e-5)
@@ -170,7 +172,7 @@ def test_bare_calls_compute_what_the_model_computes(
 def test_bare_products_call_every_matrix_product_and_attention_of_the_model() -> None:
     model = plain()
     images = torch.rand(1, 3, 48, 80)
-    vit = bare_vit(model, 1, 48, 80)
+    vit = BareViT(model, 1, 48, 80)
     tokens = torch.randn(1, 1 + 15, 32)
     assert _products(lambda: vit.products(images, tokens)) == _products(lambda: model(images))
 
@@ -188,12 +190,12 @@ def _products(run: Callable[[], object]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("overrides", [{"init_values": 0.1}, {"stem": "conv"}, {"ffn": "swiglu"}])
 def test_other_backbones_have_no_bare_version(overrides: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="plain ViTs only"):
-        bare_vit(plain(**overrides), 1, 32, 32)
+        BareViT(plain(**overrides), 1, 32, 32)
 
 
 def test_load_measures_a_file_and_its_floor(radio: Radio, tmp_path: Path) -> None:
-    path, file = tmp_path / "vit.pth.tar", tmp_path / "out.json"
-    write_official_vit(plain(), path)
+    plain().save_pretrained(tmp_path)
+    path, file = tmp_path / "model.safetensors", tmp_path / "out.json"
     code, output = radio("load", path, "--repeats", "2", "--json", file)
     assert code == 0, output
     result = json.loads(file.read_text())
@@ -202,27 +204,16 @@ def test_load_measures_a_file_and_its_floor(radio: Radio, tmp_path: Path) -> Non
     assert result.keys() >= {"machine", "settings", "load_spread_percent", "floor_spread_percent"}
 
 
-def test_the_official_file_that_is_written_loads_as_the_same_model(tmp_path: Path) -> None:
-    model, path = plain(), tmp_path / "vit.pth.tar"
-    write_official_vit(model, path)
-    images = torch.rand(1, 3, 48, 64)
-    expected, found = model(images), load_model(path)(images)
-    torch.testing.assert_close(found.summary, expected.summary)
-    torch.testing.assert_close(found.features, expected.features)
-
-
-def test_the_floor_reads_every_tensor(tmp_path: Path) -> None:
-    model, path = plain(), tmp_path / "vit.pth.tar"
-    write_official_vit(model, path)
-    conditioner = [model.conditioner.norm_mean, model.conditioner.norm_std]
-    tensors = [*model.backbone.state_dict().values(), *conditioner]
-    assert read_and_touch(path) == pytest.approx(sum(float(t.sum()) for t in tensors), rel=1e-4)
-
-
-@pytest.mark.parametrize("overrides", [{"num_registers": 1}, {"patch_size": 8}])
-def test_only_a_plain_vit_is_written(overrides: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one prefix token"):
-        write_official_vit(plain(**overrides), tmp_path / "vit.pth.tar")
+@pytest.mark.parametrize("name", ["official.pth.tar", "model.safetensors"])
+def test_the_floor_reads_every_tensor(tmp_path: Path, name: str) -> None:
+    tensors = {"a": torch.rand(7, 3), "b": torch.rand(5)}
+    path = tmp_path / name
+    if name.endswith(".tar"):
+        torch.save({"state_dict": tensors, "args": Namespace(model="vit")}, path)
+    else:
+        save_file(tensors, path)
+    wanted = sum(float(tensor.sum()) for tensor in tensors.values())
+    assert read_and_touch(path) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_loading_a_missing_file_is_an_error(radio: Radio, tmp_path: Path) -> None:

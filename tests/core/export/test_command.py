@@ -95,7 +95,7 @@ def test_bad_options_end_before_the_model_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
-    monkeypatch.setattr(target, "parity_cases", None)
+    monkeypatch.setattr(target, "Parity", None)
     assert main(["export", "onnx", saved, str(tmp_path / "m.onnx"), *options]) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

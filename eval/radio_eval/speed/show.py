@@ -1,14 +1,16 @@
 """Measured speeds in the terminal, as Markdown, and as a plot of quality against speed."""
 
+import csv
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from radio_core.bench.throughput import Throughput
 from radio_core.bench.timing import SPREAD
 from radio_eval.report.figures import Point, speed_figure, write_figure
 from radio_eval.report.table import Column, Table, escaped
-from radio_eval.speed.quality import Quality
 from radio_eval.speed.tables import SpeedTable
 
 
@@ -36,15 +38,25 @@ def throughput_table(rows: Sequence[Throughput]) -> Table:
     return _table([*headings, *(["of matmul peak"] if peak else [])], cells)
 
 
-Measurements = Mapping[str, Sequence[Throughput]]
-"""Label of a row of the paper's table -> its measurements, in the same order for all."""
+Quality = dict[str, dict[str, float]]
+"""Model -> metric -> number."""
+Named = Sequence[tuple[str, Throughput]]
+"""Measurements under the names that people know; a model that was run in several ways is there
+once each."""
 
 
-def paper_table(table: SpeedTable, measured: Measurements) -> Table:
+def paper_table(table: SpeedTable, named: Named) -> Table:
     """The paper's table, with a measured column beside the paper's for each engine.
 
     Speeds are divided by those of the reference; nothing is divided where it has none.
+
+    Args:
+        table: of the paper.
+        named: the rows of the table by their labels, run in the same ways.
     """
+    measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
+    for label, found in named:
+        measured[label].append(found)
     first = measured[table.rows[0].label]
     headings = ["model", "params (M)", *table.metrics, "paper: images/s", f"/ {table.reference}"]
     for found in first:
@@ -98,37 +110,58 @@ def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]
     ]
 
 
-class Speed(NamedTuple):
-    """A model, how it was run if not in the usual way, and its images a second."""
-
-    model: str
-    how: str
-    images_per_second: float
-
-
-def write_quality_plot(path: Path, title: str, speeds: Sequence[Speed], quality: Quality) -> None:
+def write_quality_plot(path: Path, title: str, named: Named, quality: Quality) -> None:
     """Draw each metric over the speed of the models that have it.
 
     Args:
         path: a .svg or .png file.
         title: above the plot.
-        speeds: a model that was run in several ways is there once each.
+        named: the models.
         quality: of the models.
 
     Raises:
         ValueError: no model has a quality, or another kind of file.
     """
-    metrics = dict.fromkeys(metric for numbers in quality.values() for metric in numbers)
-    panels = {
-        metric: [
-            Point(f"{model} ({how})" if how else model, speed, quality[model][metric])
-            for model, how, speed in speeds
-            if metric in quality.get(model, {})
-        ]
-        for metric in metrics
-    }
-    drawn = {metric: points for metric, points in panels.items() if points}
-    if not drawn:
+    panels: dict[str, list[Point]] = {}
+    for name, row in named:
+        label = f"{name} ({row.case.how})" if row.case.how else name
+        for metric, value in quality.get(name, {}).items():
+            panels.setdefault(metric, []).append(Point(label, row.images_per_second, value))
+    if not panels:
         known = ", ".join(quality)
         raise ValueError(f"none of the measured models has quality numbers; there are: {known}")
-    write_figure(path, speed_figure(title, "images a second", drawn))
+    write_figure(path, speed_figure(title, "images a second", panels))
+
+
+def read_quality(path: Path) -> Quality:
+    """Quality numbers of models, to be drawn against their speed.
+
+    Args:
+        path: the JSON of `radio eval table1`; or .csv with a column "model" and one for each
+            metric, where empty cells are unknown.
+
+    Raises:
+        ValueError: another kind of file, or cells that are no numbers.
+        OSError: it cannot be read.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    found: Quality = {}
+    try:
+        if path.suffix.lower() == ".csv":
+            lines = csv.DictReader(text.splitlines(), strict=True)
+            cells = [(line.pop("model"), line) for line in lines]
+        else:
+            cells = [(name, row["scores"]) for name, row in json.loads(text)["rows"].items()]
+        for name, scores in cells:
+            known = {
+                metric: float(cell) for metric, cell in scores.items() if cell not in ("", None)
+            }
+            if not all(map(math.isfinite, known.values())):
+                raise ValueError(f"{name} has numbers that are not finite")
+            found[name] = known
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} has no quality numbers: give the .json of `radio eval table1`, or a .csv with "
+            f"the columns model,METRIC,...: {error}"
+        ) from None
+    return found
