@@ -114,9 +114,13 @@ class SummaryTask(Task):
         """As `radio_core.open.open_model`, with the adaptor of the task."""
         return open_model(source, adaptor=self.adaptor, device=device)
 
-    def data_identity(self) -> Json:
-        """Counts and hashes of each split; None for data that has no files."""
+    @cached_property
+    def _identities(self) -> Json:
         return {name: split.identity() for name, split in self.splits.items()}
+
+    def data_identity(self) -> Json:
+        """Counts and hashes of each split, made once; None for data that has no files."""
+        return self._identities
 
     @contextmanager
     def summaries(
@@ -152,7 +156,7 @@ class SummaryTask(Task):
                 f"the model's step, {preprocess.step}"
             )
         identity = None
-        if not self.no_cache and (files := data.identity()) is not None:
+        if not self.no_cache and (files := self._identities[split]) is not None:
             identity = {
                 "model": model.spec.name,
                 "weights": model.fingerprint(),

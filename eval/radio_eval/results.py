@@ -150,6 +150,7 @@ class Records:
             own, rank = self.path, self._processes.rank
             if rank:
                 own = own.with_name(f"{own.name}{_PART}{rank}")
+            own.parent.mkdir(parents=True, exist_ok=True)
             whole_lines = own.read_bytes().rfind(b"\n") + 1 if own.is_file() else 0
             self._file = own.open("ab")
             self._file.truncate(whole_lines)

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from radio_core.cli import parse
+from radio_core.cli import main, parse
 from radio_core.data.toyworld.export import export
-from radio_eval.cli.score import main
-from radio_eval.cli.score_vqa import VQA_SCORES
+from radio_eval.cli import score as commands
 
 Json = dict[str, Any]
 SPLITS = ("random", "popular", "adversarial")
@@ -23,7 +22,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(task: str, *arguments: object) -> Json:
-    options = parse(VQA_SCORES[task], [str(a) for a in arguments], prog=f"radio score {task}")
+    kind = get_type_hints(getattr(commands, task))["options"]
+    options = parse(kind, [str(a) for a in arguments], prog=f"radio score {task}")
     return dict(options.scores())
 
 
@@ -152,7 +152,7 @@ def test_the_command_prints_and_writes_the_scores(
         *("--questions", str(toy / "vqav2" / "val_questions.json"), "--answers", str(answers)),
         *("--annotations", str(toy / "vqav2" / "val_annotations.json"), "--json", str(out)),
     ]
-    assert main(["vqav2", *arguments]) == 0
+    assert main(["score", "vqav2", *arguments]) == 0
     printed, scores = capsys.readouterr().out, read(out)
     assert f"accuracy: {scores['accuracy']:.4f}" in printed
     assert "per_answer_type: number 0.0000, other 0.0000, yes/no " in printed

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from radio_eval.cli.score_vqa import (
-    GqaScoreOptions,
-    PopeScoreOptions,
-    ScienceQaScoreOptions,
-    TextVqaScoreOptions,
-    Vqav2ScoreOptions,
+from radio_eval.cli.score import (
+    GqaOptions,
+    PopeOptions,
+    ScienceQaOptions,
+    TextVqaOptions,
+    Vqav2Options,
 )
 from radio_eval.data import answers as answer_files
 from radio_eval.data.answers import ScoreInputError, read_answers, read_document
@@ -24,26 +24,26 @@ SHORT = "\nAnswer the question using a single word or phrase."
 
 
 def score_gqa(questions: Path, answers: Path) -> Json:
-    return GqaScoreOptions(questions=questions, answers=answers).scores()
+    return GqaOptions(questions=questions, answers=answers).scores()
 
 
 def score_textvqa(annotations: Path, answers: Path) -> Json:
-    return TextVqaScoreOptions(annotations=annotations, answers=answers).scores()
+    return TextVqaOptions(annotations=annotations, answers=answers).scores()
 
 
 def score_pope(questions: Path, answers: Path, llava: Path | None = None) -> Json:
-    options = PopeScoreOptions(questions=questions, answers=answers, llava_questions=llava)
+    options = PopeOptions(questions=questions, answers=answers, llava_questions=llava)
     return options.scores()
 
 
 def score_vqav2(questions: Path, answers: Path, annotations: Path, normalise: bool = True) -> Json:
     files = {"questions": questions, "answers": answers, "annotations": annotations}
-    return Vqav2ScoreOptions(**files, normalise=normalise).scores()
+    return Vqav2Options(**files, normalise=normalise).scores()
 
 
 def score_scienceqa(problems: Path, splits: Path, answers: Path, split: str = "test") -> Json:
     files = {"problems": problems, "splits": splits, "answers": answers}
-    return ScienceQaScoreOptions(**files, split=split).scores()
+    return ScienceQaOptions(**files, split=split).scores()
 
 
 @pytest.fixture

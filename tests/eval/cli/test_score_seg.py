@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from radio_core.cli import main as radio
-from radio_eval.cli.score import main
+from radio_core.cli import parse
+from radio_eval.cli.score import SegMiouOptions, seg_miou
 from radio_eval.data.segmentation import read_label_map
 
 Maps = Mapping[str, Any]
@@ -38,7 +39,7 @@ def score(root: Path, predictions: Maps, labels: Maps, classes: int, *options: s
     flags = [f"--{name}={write(root / name, maps)}" for name, maps in folders.items()]
     out = root / "new" / "scores.json"
     flags += [f"--num-classes={classes}", f"--json={out}", *options]
-    assert main(["seg-miou", *flags]) == 0
+    assert seg_miou(parse(SegMiouOptions, flags, prog="radio score seg-miou")) == 0
     return json.loads(out.read_text())
 
 

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 
-from radio_core.cli import UsageError
 from radio_core.cli import main as radio
-from radio_eval.cli.score import main
+from radio_core.cli import parse
+from radio_eval.cli import score as commands
 from radio_sam.objects import encode_mask
 
 
@@ -28,7 +28,9 @@ def score(folder: Path, task: str, truth: object, predictions: object, *options:
         (folder / f"{name}.json").write_text(json.dumps(content))
     arguments = [a for name in files for a in (f"--{name}", str(folder / f"{name}.json"))]
     out = folder / "new" / "scores.json"
-    assert main([task, *arguments, "--json", str(out), *options]) == 0
+    command = getattr(commands, task.replace("-", "_"))
+    kind = get_type_hints(command)["options"]
+    assert command(parse(kind, [*arguments, "--json", str(out), *options], prog=task)) == 0
     return json.loads(out.read_text())
 
 
@@ -186,11 +188,3 @@ def test_a_file_that_is_no_json_is_one_line_and_exit_code_1(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "annotations.json is not valid JSON" in error
-
-
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert main(["--help"]) == 0
-    assert "sam-miou,coco-segm," in capsys.readouterr().out
-    with pytest.raises(UsageError, match="unknown task 'sam'; known: sam-miou, coco-segm"):
-        main(["sam"])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from radio_core.cli import main as radio
 from radio_core.data.toyworld.export import export
 from radio_core.registry import UnknownName
 from radio_eval.cli.evaluate import evaluate as main
-from radio_eval.cli.score import main as score
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def test_sam_coco_keeps_masks_that_score_the_same(toy: Path, tmp_path: Path) -> 
     metrics = content["metrics"]
     assert content["skipped"]["detections"]["reasons"] == {"unknown image": 1}
     assert content["skipped"]["images"] == {"count": 0, "reasons": {}, "each": {}}
-    assert content["encoder"]["sam_checkpoint"] == "toy-sam"
+    assert content["parameters"]["sam_checkpoint"] == "toy-sam"
     files = ["--annotations", str(annotations), "--json", str(again), "--predictions"]
-    assert score(["sam-miou", *files, str(out / "annotations.json")]) == 0
+    assert radio(["score", "sam-miou", *files, str(out / "annotations.json")]) == 0
     scores = json.loads(again.read_text())
     assert {n: v for n, v in scores.items() if v is not None}.items() <= metrics.items()
-    assert score(["coco-segm", *files, str(out / "detections.json")]) == 0
+    assert radio(["score", "coco-segm", *files, str(out / "detections.json")]) == 0
     scores = json.loads(again.read_text())
     assert 100 * scores["AP50"] == pytest.approx(metrics["AP50"])
     with pytest.raises(ValueError, match=r"keep_masks: True, now False.*choose another --out"):
@@ -84,15 +84,16 @@ def test_sam_coco_refuses_what_does_not_fit(toy: Path, capsys: pytest.CaptureFix
     command = ["sam-coco", "--coco", str(toy / "coco"), "--model"]
     with pytest.raises(ValueError, match="no Segment Anything decoder"):
         main([*command, "random:tiny"])
-    with pytest.raises(SystemExit):
-        main([*command, "sam", "--save-masks"])
-    assert "need --out DIR" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="'12y' must be a side"):
-        main([*command, "toy", "--image-size", "12y"])
+    for options, message in (
+        (["--save-masks"], "need --out DIR"),
+        (["--image-size", "12y"], "'12y' must be a side"),
+        (["--batch-size", "0"], "batch sizes must be at least 1"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, "toy", *options])
+        assert message in capsys.readouterr().err
     with pytest.raises(ValueError, match="unknown SAM 'nix'"):
         main([*command, "toy", "--sam-checkpoint", "nix"])
-    with pytest.raises(ValueError, match="batch sizes must be at least 1"):
-        main([*command, "sam", "--batch-size", "0"])
 
 
 def test_bad_usage(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
