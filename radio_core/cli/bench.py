@@ -15,7 +15,7 @@ from rich.table import Table
 from radio_core.bench.loading import bench_load
 from radio_core.bench.timing import SPREAD, machine
 from radio_core.cli import UsageError, write_json
-from radio_core.models.checkpoint import WEIGHTS_FILE
+from radio_core.models.config import WEIGHTS_FILE
 from radio_core.open import random_model
 from radio_core.progress import Progress, rich_progress
 
