@@ -73,7 +73,7 @@ def test_sam_coco_keeps_masks_that_score_the_same(toy: Path, tmp_path: Path) -> 
     assert radio(["score", "coco-segm", *files, str(out / "detections.json")]) == 0
     scores = json.loads(again.read_text())
     assert 100 * scores["AP50"] == pytest.approx(metrics["AP50"])
-    with pytest.raises(ValueError, match=r"keep_masks: True, now False.*choose another --out"):
+    with pytest.raises(ValueError, match=r"keep_masks: True, now False.*--overwrite"):
         main(command)
     assert main([*command, "--overwrite"]) == 0
     assert not (out / "detections.json").exists()
