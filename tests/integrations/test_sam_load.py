@@ -16,10 +16,13 @@ from segment_anything import SamPredictor, modeling
 from segment_anything.modeling import Sam
 
 from radio_core.models import RadioModel
+from radio_core.models.fingerprint import weights_fingerprint
 from radio_core.models.vit import VisionTransformer
+from radio_core.open import open_model
 from radio_core.teachers.segment_anything import SamConfig, build_sam
 from radio_sam import build_radio_sam, load_radio_sam
 from radio_sam.load import recognise_sam
+from radio_sam.vision import SamVision, open_sam, sam_of
 
 WIDTHS = {"vit_b": 768, "vit_h": 1280}
 
@@ -185,3 +188,19 @@ def test_names_that_lead_nowhere_are_explained(checkpoints: dict[str, Path]) -> 
         load_radio_sam("toy", str(checkpoints["vit_b"]))
     with pytest.raises(FileNotFoundError):
         load_radio_sam("toy", "absent.pth")
+
+
+def test_the_sam_of_a_model(tmp_path: Path) -> None:
+    radio, teacher = open_model("toy"), open_model("toy-sam")
+    swapped = sam_of(radio, image_size=64)
+    assert swapped.image_encoder.img_size == 64
+    assert sam_of(teacher) is sam_of(teacher)
+    own = open_sam("sam", device="cpu")
+    assert weights_fingerprint(sam_of(own)) == weights_fingerprint(sam_of(teacher))
+    images = torch.rand(1, 3, 50, 60)
+    assert own(images).features.shape[-2:] == own.spec.grid()
+    assert own.fingerprint() != SamVision("sam", swapped).fingerprint()
+    with pytest.raises(ValueError, match="takes no window_size"):
+        sam_of(teacher, window_size=8)
+    with pytest.raises(ValueError, match="cannot be put into a Segment Anything"):
+        sam_of(open_model("toy-clip"))

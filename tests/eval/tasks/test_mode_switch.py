@@ -168,15 +168,6 @@ def test_the_command_on_the_bundled_model(
     assert plot.read_text().startswith("<?xml")
 
 
-def test_the_command_on_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("transformers", reason="needs the extra 'hf'")
-    options = ["--data", str(photos), "--resolutions", "32", "--teacher", "toy-dino"]
-    assert main(["eval", "mode-switch", "--model", "toy", *options]) == 0
-    output = capsys.readouterr()
-    assert "3 images; the error rises nowhere" in output.out
-    assert "skipped 2 images" in output.err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
