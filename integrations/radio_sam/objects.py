@@ -205,14 +205,8 @@ def check_shape(sam: "Sam", image: Pixels, name: str = "the image") -> None:
 def find_objects(
     sam: "Sam", encoded: EncodedImage, objects: Sequence[ObjectPrompt], *, multimask: bool = False
 ) -> list[FoundMask]:
-    """The masks of objects: of each the best one by predicted IoU, or all three, best first.
-
-    Args:
-        sam: the model that encoded the image.
-        encoded: the image.
-        objects: where they are; see `place_prompts`.
-        multimask: keep all three.
-    """
+    """The masks of objects within an image that `sam` encoded: of each the best one by predicted
+    IoU, or with `multimask` all three, best first."""
     at_once = _prompts_at_once(encoded.original_size, 3 if multimask else 1)
     found = []
     for with_points in (False, True):  # those decoded together have the same parts

@@ -72,7 +72,7 @@ def open_sam(source: str, sam: str = TOY_SAM, device: str | torch.device = "cpu"
     Args:
         source: as `radio_core.open.open_model` takes it; "sam" for SAM's own encoder; or a file
             that `radio export ... --for sam=SAM` wrote.
-        sam: for these two, the SAM, as `load_radio_sam` takes it.
+        sam: for the latter two, the SAM, as `load_radio_sam` takes it.
         device: where it goes.
 
     Raises:

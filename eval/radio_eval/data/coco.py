@@ -27,13 +27,7 @@ Decoded = NDArray[np.uint8] | UnreadableImage
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """One image of the file.
-
-    Attributes:
-        file_name: its name in the image folder.
-        height: in pixels.
-        width: in pixels.
-    """
+    """One image of the file: its name in the image folder, and its size in pixels."""
 
     file_name: str
     height: int
@@ -70,14 +64,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One box of a detector.
-
-    Attributes:
-        image_id: of its image.
-        category_id: the class it found.
-        score: how sure it is; any finite number.
-        box: where.
-    """
+    """One box of a detector, of a class, with any finite number as its score."""
 
     image_id: int
     category_id: int
@@ -255,13 +242,7 @@ class CocoInstances(CocoAnnotations):
     def decoded(
         self, batches: Sequence[Sequence[int]], *, ahead: int = 2, threads: int = 4
     ) -> Iterator[dict[int, Decoded]]:
-        """The images of each batch by id, in order, decoded while others are worked on.
-
-        Args:
-            batches: image ids.
-            ahead: batches that are decoded before they are asked for.
-            threads: decoders.
-        """
+        """The images of each batch by id, in order; `ahead` batches are decoded before that."""
 
         def decode(image_id: int) -> Decoded:
             try:
@@ -335,10 +316,6 @@ def read_predictions(path: Path, annotations: CocoAnnotations) -> dict[int, Rle]
     """One mask an annotation: a JSON list of {"annotation_id", "segmentation"}.
 
     Predictions for annotations that are themselves broken are left out.
-
-    Args:
-        path: the file; other keys of its objects are ignored.
-        annotations: what the masks answer.
 
     Returns:
         Annotation id -> mask.

@@ -40,9 +40,8 @@ def make_head(channels: int, num_classes: int) -> nn.Sequential:
 def pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> Tensor:
     """Cross entropy summed over labelled pixels, divided by all pixels, ignored ones included.
 
-    Args:
-        logits: [B, K, h, w], upsampled bilinearly to the labels.
-        labels: [B, H, W] int64 in [0, K) or `ignore_index`.
+    Logits [B, K, h, w] are upsampled bilinearly to the labels [B, H, W], int64 in [0, K) or
+    `ignore_index`.
     """
     upsampled = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(upsampled, labels, ignore_index=ignore_index, reduction="sum")
@@ -50,12 +49,7 @@ def pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> T
 
 
 def backward_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> None:
-    """The backward pass of `pixel_loss`, a few images at a time to bound the memory.
-
-    Args:
-        logits: [B, K, h, w] with a graph.
-        labels: [B, H, W] integers.
-    """
+    """The backward pass of `pixel_loss`, a few images at a time to bound the memory."""
     floats = logits.shape[1] * labels.shape[-2] * labels.shape[-1]
     at_once = max(1, _FLOATS_AT_ONCE // floats)
     gradients = []
@@ -67,12 +61,7 @@ def backward_pixel_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNO
 
 
 def learning_rate_at(step: int, parameters: LinearSegParameters) -> float:
-    """Linear warm-up, then polynomial decay to 0 at the last step, step by step as mmengine's.
-
-    Args:
-        step: from 0 to `iterations` - 1.
-        parameters: the protocol.
-    """
+    """Linear warm-up, then polynomial decay to 0 at the last step, as mmengine's; from step 0."""
     p = parameters
     if step < p.warmup_iterations:
         share = step / max(1, p.warmup_iterations - 1)
@@ -157,12 +146,7 @@ class HeadTrainer:
         os.replace(partial, file)
 
     def train(self, batches: Iterable[TrainBatch], progress: Progress) -> None:
-        """Train to the protocol's last step.
-
-        Args:
-            batches: those of all steps from `step` on.
-            progress: listener.
-        """
+        """Train to the protocol's last step on the batches of all steps from `step` on."""
         p = self._parameters
         self._head.train()
         saved = time.monotonic()

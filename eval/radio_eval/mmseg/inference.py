@@ -67,11 +67,7 @@ class Window(NamedTuple):
 def window_positions(height: int, width: int, crop: int, stride: int) -> list[Window]:
     """Windows that cover an image, row by row, the last of a row or column clamped to the edge.
 
-    Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
-        crop: side of a window; a shorter side of the image is covered whole.
-        stride: distance of neighbouring windows, at most `crop`.
+    A side of the image that is shorter than `crop` is covered whole; `stride` is at most `crop`.
     """
 
     def starts(length: int) -> list[int]:

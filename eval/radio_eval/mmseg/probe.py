@@ -70,19 +70,13 @@ class LinearProbe:
     the first process alone, on the features of whole batches.
 
     Attributes:
-        model: the frozen model.
         preprocess: brings images to the model's size where the protocol names no scale.
-        train: images that the head learns from.
-        val: images that it is scored on.
         parameters: the protocol, fitted to the model.
-        processes: those that share the work; all must call `run`.
-        progress: listener.
-        workers: processes that read and augment images; 0 does it in this one.
+        processes: all of them must call `run`.
         out: folder for the checkpoint of the head, which continues an interrupted training, and
             for pictures; None keeps nothing. One folder for one model.
-        pictures: of so many val images, a picture of image, labels and prediction goes to `out`.
+        pictures: so many val images go to `out` with their labels and predictions.
         shown: numbers of val images whose comparisons are wanted.
-        overwrite: begin anew where `out` holds a checkpoint.
     """
 
     model: VisionModel

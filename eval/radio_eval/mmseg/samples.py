@@ -56,13 +56,8 @@ class Sample:
 
 
 class SampleReader(Dataset[Sample]):
-    """Reads and transforms images by `Key`.
-
-    Args:
-        data: the images.
-        transform: what is done to each.
-        replace: take the next image in place of an unreadable one, as a train batch needs.
-    """
+    """Reads and transforms images by `Key`; with `replace` the next image takes the place of an
+    unreadable one, as a train batch needs."""
 
     def __init__(self, data: SegmentationImages, transform: Transform, *, replace: bool) -> None:
         self._data = data
@@ -144,14 +139,7 @@ def chunk_bounds(batch_size: int, images_per_forward: int) -> list[tuple[int, in
 def train_keys(
     count: int, parameters: LinearSegParameters, first_step: int, chunks: Sequence[int]
 ) -> Iterator[list[Key]]:
-    """The keys of some chunks of every step, from `first_step` to the last.
-
-    Args:
-        count: number of train images.
-        parameters: the protocol.
-        first_step: where to begin.
-        chunks: numbers of the chunks of a batch that are wanted.
-    """
+    """The keys of the wanted chunks of every step, from `first_step` on, of `count` images."""
     p = parameters
     bounds = chunk_bounds(p.batch_size, p.images_per_forward)
     order = itertools.islice(image_order(count, p.seed), first_step * p.batch_size, None)

@@ -14,13 +14,8 @@ from radio_eval.mmseg.protocol import Augmentation
 
 
 def rescaled_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the largest image of the same ratio that fits into a scale.
-
-    Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
-        scale: most pixels of the longer and of the shorter side, in any order.
-    """
+    """(height, width) of the largest image of the same ratio that fits into a scale, which is the
+    most pixels of the longer and of the shorter side."""
     factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
@@ -48,15 +43,7 @@ def augment(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """One random train sample of an image.
-
-    Args:
-        image: [3, H, W] uint8, RGB.
-        label: [H, W] uint8.
-        scale: most pixels of the longer and the shorter side, before the random factor.
-        crop: side of the result in pixels.
-        augmentation: the numbers.
-        rng: source of randomness.
+    """One random train sample of an image [3, H, W] uint8, RGB, and its label map [H, W] uint8.
 
     Returns:
         [3, crop, crop] uint8 padded with 0, [crop, crop] uint8 padded with 255; right and bottom.
@@ -83,11 +70,7 @@ def choose_crop(
 ) -> tuple[int, int]:
     """Top and left of a random crop in which no class dominates, if one is found in time.
 
-    Args:
-        label: [H, W] uint8.
-        crop: side in pixels; a shorter side of the label map is taken whole.
-        augmentation: says what dominates, and how often to try.
-        rng: source of randomness.
+    A side of the label map [H, W] uint8 that is shorter than the crop is taken whole.
     """
 
     def draw() -> tuple[int, int]:

@@ -218,12 +218,9 @@ def compare_resolutions(
     Args:
         model: whose features are those of the head.
         teacher: on the model's device.
-        images: where they come from.
+        images: where they come from; `skipped` takes the unreadable ones.
         indices: which of them.
         resolutions: sides in pixels, multiples of the model's step.
-        skipped: takes the unreadable images.
-        batch_size: images a forward pass.
-        progress: listener.
 
     Returns:
         One score a resolution, in ascending order.
