@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +207,8 @@ def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> Fo
         images, foreign, folders = (
             PackedNames.from_arrays(kept, name) for name in ("images", "foreign", "folders")
         )
-        if _unchanged(root, folders, kept["changed"]):
+        stamps = dict(zip(folders, kept["changed"].tolist(), strict=True))
+        if all(_changed(root / folder) == stamp for folder, stamp in stamps.items()):
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(int(kept["made"])))
             storage.tell(
                 f"{printable(root)}: {len(images)} images by the index of {made} "
@@ -228,14 +229,12 @@ def indexed_scan(root: Path, storage: Storage, keep_from: int = KEEP_FROM) -> Fo
     return scan
 
 
-def _unchanged(root: Path, folders: Iterable[str], changed: np.ndarray) -> bool:
+def _changed(folder: Path) -> int | None:
+    """When a folder last got or lost an entry, in nanoseconds; None if it cannot be reached."""
     try:
-        return all(
-            os.stat(os.path.join(root, folder)).st_mtime_ns == stamp
-            for folder, stamp in zip(folders, changed.tolist(), strict=True)
-        )
+        return folder.stat().st_mtime_ns
     except OSError:
-        return False
+        return None
 
 
 def scan_folder(root: Path, progress: Progress = silent) -> FolderScan:

@@ -1,5 +1,6 @@
 """Decode image files of any common kind into 8-bit RGB, or say why it cannot be done."""
 
+import contextlib
 import io
 import os
 import stat
@@ -65,7 +66,16 @@ def load_rgb(
     Raises:
         UnreadableImage: for every file that gives no image, whatever the cause.
     """
-    _check_regular(path)
+    try:
+        status = os.stat(path)
+    except PermissionError as error:
+        raise UnreadableImage(path, "permission denied") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableImage(path, f"missing: {_one_line(error)}") from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
+        raise UnreadableImage(path, "not a file")
+    if status.st_size == 0:
+        raise UnreadableImage(path, "empty file")
     return _decode(path, path, max_pixels, upright)
 
 
@@ -103,7 +113,11 @@ def _decode(
                     path, f"too large: {width} x {height} pixels, the limit is {max_pixels}"
                 )
             image.load()
-            return _to_rgb(_upright(image) if upright else image)
+            turned: Image.Image = image
+            if upright:
+                with contextlib.suppress(*_DAMAGED_METADATA):  # the pixels are fine nevertheless
+                    turned = ImageOps.exif_transpose(image)
+            return _to_rgb(turned)
     except UnreadableImage:
         raise
     except PermissionError as error:
@@ -117,49 +131,24 @@ def _decode(
         raise UnreadableImage(path, f"{kind}: {_one_line(error)}") from error
 
 
-def _check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no plain, non-empty file: opening a pipe would block for ever."""
-    try:
-        status = os.stat(path)
-    except PermissionError as error:
-        raise UnreadableImage(path, "permission denied") from error
-    except (OSError, ValueError) as error:
-        raise UnreadableImage(path, f"missing: {_one_line(error)}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableImage(path, "not a file")
-    if status.st_size == 0:
-        raise UnreadableImage(path, "empty file")
-
-
 def _one_line(error: BaseException) -> str:
     """The error's text without line breaks or the file's name, or its type when it has none."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; damaged EXIF counts as none."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DAMAGED_METADATA:  # the pixels are fine, only the metadata is not
-        return image
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any decoded Pillow mode -> "RGB"."""
+    """Any decoded Pillow mode -> "RGB"; what happens to deep and clear pixels, see `load_rgb`."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_eight_bit(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)  # [H, W], 16-bit, 32-bit or float
+        wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = float(wide.min()), float(wide.max())
+        white = 1.0 if values.dtype.kind == "f" else 65535.0
+        if low < 0 or high > white:
+            wide, white = wide - low, high - low
+        grey = np.rint(wide * (255.0 / white)).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_eight_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values [H, W] of 16-bit, 32-bit or float depth -> uint8 [H, W]; see `load_rgb`."""
-    wide = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(wide.min()), float(wide.max())
-    white = 1.0 if values.dtype.kind == "f" else 65535.0
-    if low < 0 or high > white:
-        wide, white = wide - low, high - low
-    return np.rint(wide * (255.0 / white)).astype(np.uint8)

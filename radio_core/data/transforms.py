@@ -164,7 +164,14 @@ def radio_resize(
     )
     resized = image.convert("RGB").resize((columns, rows), Image.Resampling.BICUBIC)
     targets = _targets(resolution)
-    return resized if len(targets) == 1 else _centre(resized, targets[0], targets[1])
+    if len(targets) == 1:
+        return resized
+    height, width = targets
+    canvas = Image.new("RGB", (width, height))
+    # Half of a difference of sides is rounded half to even, as centre crops do.
+    corner = (-round((resized.width - width) / 2), -round((resized.height - height) / 2))
+    canvas.paste(resized, corner)
+    return canvas
 
 
 def _targets(resolution: int | Sequence[int]) -> tuple[int, ...]:
@@ -175,15 +182,3 @@ def _targets(resolution: int | Sequence[int]) -> tuple[int, ...]:
             f"resolution {resolution!r} must be one side in pixels or (height, width), all >= 1"
         )
     return targets
-
-
-def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Centre the image on black and cut height x width out of the middle."""
-    canvas = Image.new("RGB", (width, height))
-    canvas.paste(image, (-_half(image.width - width), -_half(image.height - height)))
-    return canvas
-
-
-def _half(difference: int) -> int:
-    """Half of a difference of sides, rounded half to even as centre crops do."""
-    return round(difference / 2)

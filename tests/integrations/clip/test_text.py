@@ -1,6 +1,8 @@
-"""Text towers in the formats of the official adaptors, behind open_clip's interface."""
+"""Text towers in the formats of the official adaptors; the package as a user imports it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import radio_clip
 from radio_clip import SiglipTokenizer, load_radio_clip
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
 
@@ -157,3 +160,29 @@ def test_a_directory_of_the_text_model_alone(siglip: tuple[Path, Any], tmp_path:
 def test_a_missing_text_tower_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         load_radio_clip("toy", text_tower=tmp_path / "none.pt")
+
+
+def test_every_public_name_leads_somewhere() -> None:
+    assert set(radio_clip.__all__) <= set(dir(radio_clip))
+    assert all(callable(getattr(radio_clip, name)) for name in radio_clip.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = radio_clip.nothing
+
+
+def test_the_import_is_light_and_needs_no_open_clip() -> None:
+    code = """
+import sys
+sys.modules["open_clip"] = None  # as if it were not installed
+import radio_clip
+assert "torch" not in sys.modules
+for name in radio_clip.__all__:
+    getattr(radio_clip, name)
+try:
+    radio_clip.load_radio_clip("toy")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "radio-toolkit[clip]" in done.stdout
