@@ -27,25 +27,17 @@ __all__ = [
     "launch",
 ]
 
-_HOME = {
-    "build_app": "radio_demos.app",
-    "build_chat": "radio_demos.chat",
-    "build_features": "radio_demos.features",
-    "build_segment": "radio_demos.segment",
-    "build_zero_shot": "radio_demos.zero_shot",
-    "launch": "radio_demos.app",
-}
-
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'radio_demos' has no attribute {name!r}")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when imported
     require("gradio", extra="demo")
-    value: object = getattr(import_module(_HOME[name]), name)
+    home = "app" if name in ("build_app", "launch") else name.removeprefix("build_")
+    value: object = getattr(import_module(f"radio_demos.{home}"), name)
     globals()[name] = value  # the next access does not come here
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

@@ -57,10 +57,8 @@ def build_app(
         A `gr.Blocks`; serve it with `launch`.
 
     Raises:
-        ValueError: no tab, or an unknown one; as `open_demo_model`; `CannotServe` for a single
-            tab that cannot use the model.
-        OSError: as `open_demo_model`.
-        ImportError: as `open_demo_model`.
+        ValueError: no tab, or an unknown one; `CannotServe` for a single tab that cannot use the
+            model. Others as `open_demo_model`.
     """
     if not tabs or not set(tabs) <= set(TABS):
         raise ValueError(f"unknown tabs {list(tabs)}; known: {', '.join(TABS)}")

@@ -1,6 +1,7 @@
 """The chat tab: questions about a picture, answered word by word."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
@@ -10,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from radio_demos.drawing import picture_input
-from radio_demos.safety import BLOCKS, UNSEEN, Late, on_picture, runs
+from radio_demos.safety import BLOCKS, UNSEEN, on_picture, runs
 from radio_llava.answering import Answerer, Query, load_answerer
 from radio_llava.images import IMAGE
 from radio_llava.toy import QUICKSTART_MODEL
@@ -127,7 +128,7 @@ class Talk:
             assert not isinstance(model, str | Path)
             return model
 
-        self._answerer = Late(load)
+        self._answerer = cache(load)
 
     def ask(
         self, picture: Image.Image | None, question: str, said: list[Message]

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from radio_core.data.transforms import radio_resize_size, to_tensor
 from radio_core.models.radio import RadioModel
 from radio_core.pictures import PcaColours, fit_pca, foreground, patch_similarity
-from radio_core.teachers import Teacher, load_teacher
+from radio_core.teachers import load_teacher
 from radio_core.vision import Resolution, VisionModel, nearest_resolution
 from radio_demos.drawing import (
     Captioned,
@@ -30,7 +30,7 @@ from radio_demos.drawing import (
     spread,
 )
 from radio_demos.models import Model, Student, open_student
-from radio_demos.safety import BLOCKS, UNSEEN, Late, Recent, fingerprint, on_picture, runs
+from radio_demos.safety import BLOCKS, UNSEEN, Recent, fingerprint, on_picture, runs
 
 INTRODUCTION = """### What does the model see?
 Equal colours mean equal features. One student makes all of these maps in a single pass: its own,
@@ -60,9 +60,7 @@ def build_features(
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `open_demo_model`; `CannotServe` for a file that holds a part of a model.
-        OSError: as `open_demo_model`.
-        ImportError: as `open_demo_model`.
+        CannotServe: a ValueError; the file holds a part of a model. Others as `open_demo_model`.
     """
     maps = FeatureMaps(open_student(model), teachers)
     with gr.Blocks(title="RADIO: features", **BLOCKS) as blocks:
@@ -247,9 +245,7 @@ class FeatureMaps:
             most = (radio.max_resolution or _LARGEST) // step * step
             usual = max(step, min(most, round(usual / step) * step))
             self.sides = SideRange(min(_SMALLEST * step, usual), most, step, usual)
-        self._loaded: dict[str, Late[Teacher]] = {
-            name: Late(partial(_load_teacher, name, radio.device)) for name in teachers
-        }
+        self._teacher = cache(lambda name: load_teacher(name).to(radio.device))
         self._bases: Recent[dict[str, PcaColours]] = Recent(most=32)
 
     def size(self, image: Image.Image, side: int) -> Resolution:
@@ -279,9 +275,9 @@ class FeatureMaps:
             return maps
         widths = {found.space: len(found.features) for found in maps}
         pixels = to_tensor(image)[None].to(self.radio.device)
-        for name, late in self._loaded.items():
+        for name in self.teachers:
             # at the student's resolution where it can, else at its own square
-            teacher = late()
+            teacher = self._teacher(name)
             seen = nearest_resolution(*size, teacher.spec.step) if teacher.spec.flexible else None
             features = teacher(pixels, seen).features
             space = self._imitated.get(name, name)
@@ -324,10 +320,6 @@ class FeatureMaps:
                 colours = colours.resembling(maps[0], wanted, masks[0])
             bases[space] = colours
         return bases
-
-
-def _load_teacher(name: str, device: torch.device) -> Teacher:
-    return load_teacher(name).to(device)
 
 
 def _fewer(features: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What stands between a visitor and the models: checked uploads, messages, waiting in line."""
+"""What stands between a visitor and the models: checked uploads, messages, waiting in line.
+
+Handlers of one resource run one at a time (`runs`), so that a `functools.cache` loads a model once.
+"""
 
 import functools
 import hashlib
@@ -131,26 +134,6 @@ def read_upload(sent: Any) -> Image.Image | None:
 def fingerprint(image: Image.Image) -> str:
     """A digest that tells pictures apart."""
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-
-
-class Late(Generic[T]):
-    """Something that is made when it is first needed, once, whichever thread asks first.
-
-    Args:
-        make: makes it; when it fails, the next one who asks tries again.
-    """
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: list[T] = []
-        self._lock = Lock()
-
-    def __call__(self) -> T:
-        """The thing itself."""
-        with self._lock:
-            if not self._made:
-                self._made.append(self._make())
-            return self._made[0]
 
 
 class Recent(Generic[T]):

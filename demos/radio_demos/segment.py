@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from radio_core.models.radio import RadioModel
 from radio_core.vision import VisionModel
 from radio_demos.drawing import example_pictures, heat_picture, picture_input, shown_size, spread
 from radio_demos.models import CannotServe, Model, open_demo_model
-from radio_demos.safety import BLOCKS, UNSEEN, Late, Recent, fingerprint, on_picture, runs
+from radio_demos.safety import BLOCKS, UNSEEN, Recent, fingerprint, on_picture, runs
 from radio_sam.export import ExportedImageEncoder, exported_sam
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.objects import (
@@ -77,10 +78,8 @@ def build_segment(
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `open_demo_model`; `CannotServe` for an exported file that holds a whole
-            model.
-        OSError: as `open_demo_model`.
-        ImportError: as `open_demo_model`.
+        CannotServe: a ValueError; the exported file holds a whole model. Others as
+            `open_demo_model`.
     """
     opened = open_demo_model(model)
     if isinstance(opened, ExportedModel):
@@ -212,9 +211,9 @@ class Finder:
             clip, _, tokenizer = load_radio_clip(radio, text_tower=text_tower)
             return clip, build_preprocess(radio, keep_aspect=True), tokenizer
 
-        self._sam = Late(load)
-        self._original = Late(lambda: load_radio_sam(ORIGINAL, sam, device=device))
-        self._clip = Late(load_words)
+        self._sam = cache(load)
+        self._original = cache(lambda: load_radio_sam(ORIGINAL, sam, device=device))
+        self._clip = cache(load_words)
         self._encoded: Recent[EncodedImage] = Recent(most=16)
 
     def segment(self, picture: Image.Image | None, prompts: str, beside: bool) -> Shown:

@@ -1,5 +1,6 @@
 """The zero-shot tab: which of some labels fits a picture."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from radio_core.models.radio import RadioModel
 from radio_core.vision import VisionModel
 from radio_demos.drawing import picture_input
 from radio_demos.models import CannotServe, Model, Student, open_student
-from radio_demos.safety import BLOCKS, LONGEST_TEXT, UNSEEN, Late, Recent, on_picture, runs
+from radio_demos.safety import BLOCKS, LONGEST_TEXT, UNSEEN, Recent, on_picture, runs
 from radio_eval.scores.zero_shot import zero_shot_classifier, zero_shot_logits
 
 INTRODUCTION = """### Which words fit the picture?
@@ -49,9 +50,7 @@ def build_zero_shot(
         A `gr.Blocks`.
 
     Raises:
-        ValueError: as `open_demo_model`; `CannotServe` for a model without such an adaptor.
-        OSError: as `open_demo_model`.
-        ImportError: as `open_demo_model`.
+        CannotServe: a ValueError; a model without such an adaptor. Others as `open_demo_model`.
     """
     radio = open_student(model)
     specs = adaptor_specs(radio)
@@ -104,7 +103,7 @@ class Classifier:
     """
 
     def __init__(self, radio: Student, text_tower: str | None) -> None:
-        self._clip = Late(lambda: load_radio_clip(radio, text_tower=text_tower))
+        self._clip = cache(lambda: load_radio_clip(radio, text_tower=text_tower))
         self._weights: Recent[Tensor] = Recent(most=64)
 
     def compare(

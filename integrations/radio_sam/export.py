@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from radio_core import __version__
-from radio_core.export.card import ExportCard
+from radio_core.export.card import Engine, ExportCard
 from radio_core.export.exportable import Exportable
-from radio_core.export.runtime import Engine, open_engine
+from radio_core.export.runtime import open_engine
 from radio_core.models.radio import RadioModel
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.swap import RadioImageEncoder, input_width, with_encoder

@@ -1,8 +1,12 @@
-"""What an exported file says about itself, so that nothing else is needed to use it."""
+"""What an exported file says about itself, and what runs one."""
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
 
 from radio_core.config_file import from_mapping, to_mapping
 from radio_core.vision import Resolution, nearest_resolution
@@ -99,6 +103,24 @@ class ExportCard:
                 f"multiples of {self.resolution_step} pixels); the nearest valid size is "
                 f"{near.height}x{near.width}"
             )
+
+
+class Engine(Protocol):
+    """What runs an exported file.
+
+    Attributes:
+        card: what the file says about itself.
+        device: where it computes.
+        files: all that it was read from.
+    """
+
+    card: ExportCard
+    device: torch.device
+    files: tuple[Path, ...]
+
+    def run(self, images: Tensor) -> dict[str, Tensor]:
+        """Float32 images [B, 3, H, W] to output name -> float32 tensor, on any device."""
+        ...
 
 
 def read_card(text: str | bytes | None, where: str) -> ExportCard:

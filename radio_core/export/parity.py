@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from radio_core.export.card import ExportCard, Precision
-from radio_core.export.runtime import Engine
+from radio_core.export.card import Engine, ExportCard, Precision
 from radio_core.progress import Progress, silent
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from radio_core.export.card import MODEL, AdaptorCard, ExportCard
+from radio_core.export.card import MODEL, AdaptorCard, Engine
 from radio_core.models.fingerprint import files_fingerprint
 from radio_core.models.radio import FeatureFormat
 from radio_core.vision import Output, Resolution, check_images
@@ -17,24 +17,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
 """How the names of exported files end: ONNX, TensorRT, torch.export."""
-
-
-class Engine(Protocol):
-    """What runs an exported file.
-
-    Attributes:
-        card: what the file says about itself.
-        device: where it computes.
-        files: all that it was read from.
-    """
-
-    card: ExportCard
-    device: torch.device
-    files: tuple[Path, ...]
-
-    def run(self, images: Tensor) -> dict[str, Tensor]:
-        """Float32 images [B, 3, H, W] to output name -> float32 tensor, on any device."""
-        ...
 
 
 def open_engine(
@@ -79,15 +61,7 @@ def load_exported(
 ) -> "ExportedModel":
     """A file that `radio export` wrote, to be called like the `RadioModel` it was made from.
 
-    Args:
-        path: see `open_engine`, as the other arguments.
-        device: see `open_engine`.
-        threads: see `open_engine`.
-
-    Raises:
-        ValueError: see `open_engine`; or the file holds only a part of a model.
-        FileNotFoundError: no such file.
-        ImportError: the package that runs it is missing.
+    Args and errors as `open_engine`; also ValueError for a file that holds a part of a model.
     """
     return ExportedModel(open_engine(path, device, threads))
 

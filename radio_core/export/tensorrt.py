@@ -213,20 +213,14 @@ def build_engine(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Built:
-    """Write an engine of an ONNX file, and its card beside it.
+    """Write an engine of an ONNX file, and its card beside it; otherwise as `export_tensorrt`.
 
     Args:
         graph: the file, as `export_onnx` wrote it.
-        path: see `export_tensorrt`, as the other arguments.
-        profile: see `export_tensorrt`.
         parity: what the engine is compared with, where there is a GPU.
-        timing_cache: see `export_tensorrt`.
-        tolerance: see `export_tensorrt`.
-        progress: see `export_tensorrt`.
 
     Raises:
         ValueError: as `export_tensorrt`; or the file is none of ours, or TensorRT refuses it.
-        ImportError: tensorrt, or the extra "export", is missing.
     """
     card = read_onnx_card(graph)
     profile.check(card)

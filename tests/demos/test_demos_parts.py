@@ -1,6 +1,5 @@
 """The demos' parts without a server."""
 
-from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from radio_core.zoo.load import load_model
 from radio_demos.app import TABS, build_app
 from radio_demos.chat import NoModel, Talk, build_chat
 from radio_demos.features import build_features, read_point
-from radio_demos.safety import Late, Recent, on_picture
+from radio_demos.safety import Recent, on_picture
 from radio_demos.segment import MOST_OBJECTS, Finder, added, build_segment, read_lines
 from radio_demos.zero_shot import (
     MOST_LABELS,
@@ -136,23 +135,6 @@ def test_streams_end_in_messages_too() -> None:
 def test_overlong_texts_are_refused() -> None:
     with pytest.raises(gradio.Error, match="too long"):
         on_picture(lambda picture, text: text)(None, "a" * 100_000)
-
-
-def test_what_is_late_is_made_once() -> None:
-    made: list[int] = []
-    late = Late(lambda: made.append(1) or len(made))
-    gate = Barrier(4)
-
-    def ask() -> None:
-        gate.wait()
-        late()
-
-    threads = [Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert made == [1]
 
 
 def test_only_recent_results_are_kept() -> None:
