@@ -38,6 +38,15 @@ HEAVY = {
     "tyro",
 }
 MAX_FILE_LINES = 500
+STUDENTS = {
+    "ViTConfig",
+    "VisionTransformer",
+    "ERadio",
+    "ERadioConfig",
+    "TimmStudent",
+    "TimmConfig",
+}
+MAX_CLASS_TESTS = 5
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -104,6 +113,92 @@ def test_arrows_only_point_down(packages: dict[Path, tuple[str, ast.Module]]) ->
         and LAYERS[target] >= LAYERS[package]
     ]
     assert arrows_up == []
+
+
+@pytest.fixture(scope="module")
+def arrows(packages: dict[Path, tuple[str, ast.Module]]) -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports, at any depth, but not for type checkers alone."""
+    trees = {}
+    for path, (package, tree) in packages.items():
+        parts = list(path.with_suffix("").parts)
+        parts = parts[parts.index(package) :]
+        trees[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = tree
+    found: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        targets = [module for _, module in imported_modules(tree)]
+        targets += [
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        ]
+        inner = {t for t in targets if t in trees and t != name}
+        # `from package import module` is an arrow to the module, not to the package's __init__.
+        found[name] = {t for t in inner if not any(other.startswith(f"{t}.") for other in inner)}
+    return found
+
+
+def knots(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of names that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for target in arrows.get(waiting.pop(), set()) - seen:
+                seen.add(target)
+                waiting.append(target)
+        return seen
+
+    ways = {name: reached(name) for name in arrows}
+    found = {
+        tuple(sorted({a, *(b for b in ways[a] if a in ways[b])})) for a in ways if a in ways[a]
+    }
+    return [list(group) for group in found]
+
+
+def test_no_module_imports_itself_in_a_circle(arrows: dict[str, set[str]]) -> None:
+    assert knots(arrows) == []
+
+
+def test_no_folder_imports_itself_in_a_circle(arrows: dict[str, set[str]]) -> None:
+    folders: dict[str, set[str]] = {}
+    for name, targets in arrows.items():
+        home = name.split(".")[:2]
+        for target in targets:
+            other = target.split(".")[:2]
+            inside = home[0] == other[0] and min(name.count("."), target.count(".")) > 1
+            if inside and home != other:
+                folders.setdefault(".".join(home), set()).add(".".join(other))
+    assert knots(folders) == []
+
+
+def test_the_library_imports_no_commands(arrows: dict[str, set[str]]) -> None:
+    wrong = {
+        f"{name} -> {target}"
+        for name, targets in arrows.items()
+        for target in targets
+        if "cli" not in name.split(".") and "cli" in target.split(".")
+    }
+    assert wrong == set()
+
+
+def test_nobody_outside_models_asks_for_the_class_of_a_student(
+    packages: dict[Path, tuple[str, ast.Module]],
+) -> None:
+    asked = [
+        f"{path}:{node.lineno}"
+        for path, (_, tree) in packages.items()
+        if "models" not in path.parts
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and called_name(node) == "isinstance"
+        and {name.id for name in ast.walk(node) if isinstance(name, ast.Name)} & STUDENTS
+    ]
+    assert len(asked) <= MAX_CLASS_TESTS, asked
 
 
 def test_every_file_is_short(own_files: list[Path], checkout: Path) -> None:
