@@ -14,8 +14,8 @@ from radio_core.extras import require
 from radio_core.models.weight_files import read_checkpoint
 from radio_core.registry import UnknownName
 from radio_core.teachers.base import Teacher
+from radio_core.teachers.files import misfit_of_torch
 from radio_core.teachers.licences import licence_of
-from radio_core.teachers.sources import misfit_of_torch
 from radio_core.vision import ModelSpec, Output
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
 """Text towers: the text half of a CLIP-like teacher, for zero-shot use of a student's adaptor."""
 
-import pickle
 import string
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from torch import Tensor, nn
 
 from radio_core.extras import require
 from radio_core.registry import UnknownName
+from radio_core.teachers.files import one_line, quiet
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.teachers.open_clip import Tokenizer, create_open_clip, split_model
-from radio_core.teachers.transformers_files import quiet
 
 SIGLIP2_TOKENS = 64
 """Length to which SigLIP2 pads and cuts its texts: it was trained so, without a mask."""
@@ -150,24 +148,30 @@ def load_text_tower(source: str, path: str | Path | None = None) -> TextTower:
     if source != "toy-clip" and (kind not in ("open_clip", "siglip2") or not rest):
         raise UnknownName(f"unknown text tower {source!r}; known: {', '.join(_FORMS)}")
     try:
-        tower = _load_siglip2(path or rest) if kind == "siglip2" else _load_open_clip(rest, path)
+        if kind == "siglip2":
+            tower: TextTower = _load_siglip2(path or rest)
+        else:
+            model, pretrained = split_model(rest or f"local-dir:{toy_teacher_folder('toy-clip')}")
+            if path is not None and Path(path).is_dir():
+                model, pretrained = f"local-dir:{path}", ""
+            elif path is not None:
+                pretrained = str(path)
+            tower = OpenClipText(*create_open_clip(model, pretrained))
         if not all(bool(parameter.isfinite().all()) for parameter in tower.parameters()):
             raise ValueError("its weights hold nan or infinity")
     except (ImportError, UnknownName):
         raise
     except Exception as error:  # the libraries raise nearly everything on broken files
-        raise ValueError(_cannot_load(source, path, error)) from error
+        where = "" if path is None else f" from {path}"
+        instead = (
+            ". Without network, download it elsewhere and name the file or directory: "
+            "load_model(..., text_towers={ADAPTOR: PATH})"
+        )
+        raise ValueError(
+            f"cannot load the text tower {source}{where}: {one_line(error, 400)}"
+            f"{instead if path is None else ''}"
+        ) from error
     return tower
-
-
-def _load_open_clip(name: str, path: str | Path | None) -> TextTower:
-    """`name` is MODEL/PRETRAINED, or empty for the bundled toy."""
-    model, pretrained = split_model(name or f"local-dir:{toy_teacher_folder('toy-clip')}")
-    if path is not None and Path(path).is_dir():
-        model, pretrained = f"local-dir:{path}", ""
-    elif path is not None:
-        pretrained = str(path)
-    return OpenClipText(*create_open_clip(model, pretrained))
 
 
 def _load_siglip2(place: str | Path) -> TextTower:
@@ -193,17 +197,3 @@ def _load_siglip2(place: str | Path) -> TextTower:
             f"its text weights are missing: {', '.join(sorted(report['missing_keys']))}"
         )
     return Siglip2Text(model.float(), tokenizer)
-
-
-def _cannot_load(source: str, path: str | Path | None, error: Exception) -> str:
-    """One line with the reason, and what to give instead."""
-    if isinstance(error, pickle.UnpicklingError):
-        reason = "not a plain weights file; nothing in it was executed"
-    else:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 400)
-    if path is not None:
-        return f"cannot load the text tower {source} from {path}: {reason}"
-    return (
-        f"cannot load the text tower {source}: {reason}. Without network, download it elsewhere "
-        "and name the file or directory: load_model(..., text_towers={ADAPTOR: PATH})"
-    )

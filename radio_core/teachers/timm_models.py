@@ -14,8 +14,8 @@ from torch import Tensor
 
 from radio_core.registry import UnknownName
 from radio_core.teachers.base import Teacher
+from radio_core.teachers.files import cannot_fetch, misfit_of_torch
 from radio_core.teachers.licences import licence_of, stated_licence
-from radio_core.teachers.sources import cannot_fetch, misfit_of_torch
 from radio_core.vision import CentreCrop, ModelSpec, Output
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"

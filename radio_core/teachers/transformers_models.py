@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from radio_core.extras import require
 from radio_core.models.normalizers import CLIP_MEAN, CLIP_STD
 from radio_core.teachers.base import Teacher
+from radio_core.teachers.files import load_network, model_class, model_folder, read_config
 from radio_core.teachers.licences import licence_of, stated_licence
-from radio_core.teachers.sources import model_folder
-from radio_core.teachers.transformers_files import load_network, model_class, read_config
 from radio_core.vision import CentreCrop, Interpolation, ModelSpec, Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

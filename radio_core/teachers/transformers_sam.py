@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from radio_core.teachers.base import Teacher
+from radio_core.teachers.files import load_network, model_class, model_folder, read_config
 from radio_core.teachers.licences import licence_of, stated_licence
-from radio_core.teachers.sources import model_folder
-from radio_core.teachers.transformers_files import load_network, model_class, read_config
 from radio_core.teachers.transformers_models import (
     HALF,
     IMAGENET_MEAN,

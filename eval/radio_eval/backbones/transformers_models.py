@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from radio_core.extras import require
-from radio_core.teachers.sources import model_folder
+from radio_core.teachers.files import model_folder
 from radio_core.teachers.transformers_models import TransformersTeacher, load, processor_settings
 from radio_eval.backbones.teachers import features_of, fitted, summary_of
 from radio_eval.eval_model import CentreCrop, EvalModel, ImageText, Interpolation

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from radio_core.registry import UnknownName
 from radio_core.teachers import load_teacher
-from radio_core.teachers.sources import misfit_of_torch
+from radio_core.teachers.files import misfit_of_torch
 from radio_core.teachers.transformers_models import TransformersTeacher
 from radio_core.zoo.hub import DownloadError
 
@@ -238,9 +238,7 @@ def test_a_transformers_that_is_too_old_is_told(
                 raise AttributeError(wanted)
             return getattr(transformers, wanted)
 
-    monkeypatch.setattr(
-        "radio_core.teachers.transformers_files.require", lambda module, extra: Without()
-    )
+    monkeypatch.setattr("radio_core.teachers.files.require", lambda module, extra: Without())
     with pytest.raises(ValueError, match=rf"needs transformers {version} or newer: pip install"):
         load_teacher(f"{kind}:{tmp_path}")
 
