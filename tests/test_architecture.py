@@ -154,10 +154,8 @@ def knots(arrows: dict[str, set[str]]) -> list[list[str]]:
         return seen
 
     ways = {name: reached(name) for name in arrows}
-    found = {
-        tuple(sorted({a, *(b for b in ways[a] if a in ways[b])})) for a in ways if a in ways[a]
-    }
-    return [list(group) for group in found]
+    tied = {a: {b for b in ways[a] if a in ways.get(b, ())} for a in ways if a in ways[a]}
+    return [list(group) for group in sorted({tuple(sorted(group)) for group in tied.values()})]
 
 
 def test_no_module_imports_itself_in_a_circle(arrows: dict[str, set[str]]) -> None:
