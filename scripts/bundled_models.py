@@ -19,7 +19,7 @@ from radio_core.cli import main as radio
 from radio_core.models import RadioModel
 from radio_core.teachers.load import toy_teacher_folder
 from radio_core.zoo.releases import BUNDLED
-from radio_eval.coco.instances import CocoInstances
+from radio_eval.data.coco import CocoInstances
 from radio_eval.scores.baselines import filled_box_miou
 
 _PROBE = ["--protocol", "toy", "--iterations", "2000", "--label-stride", "2"]

@@ -1,26 +1,16 @@
-"""The toy world's evaluation sets, exported once and read like any other data."""
+"""The toy world's evaluation sets: exported once, and the tasks that read them."""
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from radio_core.data.toyworld.export import MANIFEST, export
-from radio_eval.coco.instances import CocoInstances
-from radio_eval.contract import Evaluator
-from radio_eval.data import (
-    KeptImages,
-    LabelledImages,
-    read_classification,
-    read_templates,
-)
-from radio_eval.knn import KnnEvaluator
-from radio_eval.linear_seg.evaluator import LinearSegEvaluator
-from radio_eval.linear_seg.protocol import toy_protocol
-from radio_eval.progress import Progress
-from radio_eval.sam.miou import SamEvaluator
-from radio_eval.segmentation.data import SegmentationImages, read_ade
-from radio_eval.zero_shot import ZeroShotEvaluator, ZeroShotParameters
+from radio_core.progress import Progress
+from radio_eval.runner import Task
+from radio_eval.tasks.knn import Knn
+from radio_eval.tasks.linear_seg import LinearSeg
+from radio_eval.tasks.sam_coco import SamCoco
+from radio_eval.tasks.zero_shot import ZeroShot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,90 +36,57 @@ class ToySizes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "classification_train",
-            "classification_val",
-            "dense_train",
-            "dense_val",
-            "sam_val",
-            "head_iterations",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for field in fields(self):
+            if field.name != "seed" and getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToyData:
-    """The evaluation sets, their images kept in memory once decoded."""
-
-    classification_train: LabelledImages
-    classification_val: LabelledImages
-    templates: tuple[str, ...]
-    dense_train: SegmentationImages
-    dense_val: SegmentationImages
-    coco: CocoInstances
-    sizes: ToySizes
-
-    def evaluators(self) -> list[Evaluator]:
-        """The four tasks; segmentation by the quick protocol of `toy_protocol`."""
-        return [
-            ZeroShotEvaluator(
-                val=self.classification_val,
-                parameters=ZeroShotParameters(templates=self.templates),
-            ),
-            KnnEvaluator(train=self.classification_train, val=self.classification_val),
-            LinearSegEvaluator(
-                train=self.dense_train,
-                val=self.dense_val,
-                parameters=toy_protocol(iterations=self.sizes.head_iterations),
-            ),
-            SamEvaluator(coco=self.coco),
-        ]
-
-
-def prepare_toy_data(root: Path, sizes: ToySizes, progress: Progress) -> ToyData:
-    """Export what is not there yet, and read it.
+def toy_tasks(
+    root: Path,
+    sizes: ToySizes,
+    progress: Progress,
+    *,
+    image_size: int | None = None,
+    cache: Path | None = None,
+) -> dict[str, Task]:
+    """Export what is not there yet, and return the four tasks by their names.
 
     Args:
         root: folder for the exports; complete ones of the same sizes are used again.
         sizes: how much.
         progress: listener.
+        image_size: side in pixels of the images for kNN, zero-shot and segmentation; the model's
+            own if None.
+        cache: folder where summaries are kept; None forgets them.
     """
-    classes, dense = root / "classification", root / "dense"
-    _export_once(
-        classes,
-        ("classification",),
-        (sizes.classification_train, sizes.classification_val),
-        sizes.seed,
-        progress,
-    )
-    _export_once(
-        dense,
-        ("segmentation", "coco"),
-        (sizes.dense_train, sizes.dense_val),
-        sizes.seed,
-        progress,
-    )
-    templates = read_templates(classes / "classification")
-    if templates is None:
-        raise ValueError(f"{classes} has no templates.json; remove the folder and run again")
-    train, val = (read_classification(classes / "classification", s) for s in ("train", "val"))
-    dense_train, dense_val = (read_ade(dense / "segmentation", s) for s in ("train", "val"))
-    return ToyData(
-        classification_train=dataclasses.replace(train, images=KeptImages(train.images)),
-        classification_val=dataclasses.replace(val, images=KeptImages(val.images)),
-        templates=templates,
-        dense_train=dense_train.keep(),
-        dense_val=dense_val.keep(),
-        coco=CocoInstances(dense / "coco", "val2017", sizes.sam_val),
-        sizes=sizes,
-    )
+    counts = {
+        "classification": (sizes.classification_train, sizes.classification_val),
+        "dense": (sizes.dense_train, sizes.dense_val),
+    }
+    parts = {"classification": ("classification",), "dense": ("segmentation", "coco")}
+    for name, (train, val) in counts.items():
+        export_once(root / name, parts[name], train, val, sizes.seed, progress)
+    classes, dense = root / "classification" / "classification", root / "dense"
+    kept = Path("runs/cache") if cache is None else cache
+    tasks: list[Task] = [
+        ZeroShot(data=classes, image_size=image_size, cache=kept, no_cache=cache is None),
+        Knn(data=classes, image_size=image_size, cache=kept, no_cache=cache is None),
+        LinearSeg(
+            data=dense / "segmentation",
+            protocol="toy",
+            iterations=sizes.head_iterations,
+            image_size=image_size,
+            workers=0,
+        ),
+        SamCoco(data=dense / "coco", limit=sizes.sam_val),
+    ]
+    return {task.name: task for task in tasks}
 
 
-def _export_once(
-    out: Path, parts: tuple[str, ...], counts: tuple[int, int], seed: int, progress: Progress
+def export_once(
+    out: Path, parts: tuple[str, ...], train: int, val: int, seed: int, progress: Progress
 ) -> None:
-    train, val = counts
+    """Export parts of the toy world, unless the folder has them in these sizes."""
     wanted = {"seed": seed, "train": train, "val": val, "parts": sorted(parts), "complete": True}
     manifest = out / MANIFEST
     if manifest.is_file():
@@ -143,7 +100,5 @@ def _export_once(
         seed=seed,
         parts=parts,
         overwrite=manifest.is_file(),
-        progress=lambda _, done, total: progress(
-            f"toy scenes: {', '.join(parts)}", done, total or 0
-        ),
+        progress=lambda _, done, total: progress(f"toy scenes: {', '.join(parts)}", done, total),
     )

@@ -50,8 +50,6 @@ def evaluate(argv: Sequence[str]) -> int:
         print(_help(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     name, *rest = argv
-    if name in _OLD and name not in TASKS:
-        return _run_old(name, rest)
     kind = TASKS.load(name)
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise UsageError(f"{name} is no task: it must derive from radio_eval.runner.Task")
@@ -108,7 +106,6 @@ def _options(kind: type[Task]) -> type[Task]:
 
 def _help() -> str:
     lines = {name: first_line(entry) for name, entry in TASKS.entries.items()}
-    lines = {**dict.fromkeys(_OLD, ""), **lines}
     width = max(map(len, lines))
     return (
         "usage: radio eval TASK --model M [OPTIONS] [--json FILE] [--report FILE.html]\n\ntasks:\n"
@@ -188,40 +185,3 @@ def _describe(data_set: DataSet) -> None:
         for part in parts:
             count = "" if part.count is None else f" ({part.count})"
             print(f"  {part.what}{count}: {part.patterns[0]}; from {part.source}")
-
-
-# Until these tasks are in radio_eval/tasks, they run as before.
-_OLD = ("linear-seg", "sam-coco", "mode-switch")
-
-
-def _run_old(name: str, rest: list[str]) -> int:
-    from radio_eval.cli import mode_switch
-    from radio_eval.cli.linear_seg import LinearSegOptions
-    from radio_eval.cli.sam_coco import SamCocoOptions
-    from radio_eval.processes import launched_processes
-    from radio_eval.report.sections import Section
-
-    if name == "mode-switch":
-        return int(mode_switch.main(rest))
-    kind: Any = {"linear-seg": LinearSegOptions, "sam-coco": SamCocoOptions}[name]
-    options: Any = parse(kind, rest, prog=f"radio eval {name}")
-    check_report_path(options.report)
-    sections: list[Section] = []
-    with launched_processes() as processes, rich_progress() as progress:
-        wanted = options.report is not None and processes.is_first
-        result = options.run(progress, processes, sections.extend if wanted else None)
-    if processes.is_first:
-        for key, value in {**result["parameters"], **result["metrics"]}.items():
-            print(f"{key}: {value:.2f}" if key in result["metrics"] else f"{key}: {value}")
-        for what, account in result.get("skipped", {}).items():
-            if account["count"]:
-                reasons = ", ".join(f"{n} {why}" for why, n in account["reasons"].items())
-                print(f"skipped {account['count']} {what}: {reasons}", file=sys.stderr)
-        if options.json is not None:
-            content = {**result, "versions": installed_versions()}
-            write_whole(options.json, json.dumps(content, indent=2) + "\n")
-        if options.report is not None:
-            content = {**result, "versions": installed_versions()}
-            evaluation_page(content, sections).write(options.report)
-            print(f"report: {printable(options.report)}")
-    return 0

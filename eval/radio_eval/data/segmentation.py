@@ -15,7 +15,7 @@ from torch import Tensor
 
 from radio_core.data.folder import FolderError, ImageFiles
 from radio_core.data.images import UnreadableImage, load_rgb, printable
-from radio_eval.data import file_stamp
+from radio_eval.data.files import file_stamp
 
 IGNORED = 255
 """Label of pixels that count nowhere."""

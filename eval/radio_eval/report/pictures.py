@@ -1,28 +1,19 @@
 """Pictures for reports: thumbnails, masks over images, features as colours."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from radio_core.data.images import UnreadableImage
-from radio_core.data.sources import ImageSource
 from radio_core.pictures import pca_rgb
-from radio_eval.coco.decode import decoded_batches
-from radio_eval.coco.instances import CocoInstances
-from radio_eval.data import prepare
+from radio_core.vision import VisionModel
 from radio_eval.data.classification import ClassificationSet
-from radio_eval.eval_model import EvalModel
+from radio_eval.data.preprocess import Preprocess
 from radio_eval.report.sections import Card, Picture, Pixels, Section
-from radio_eval.sam.miou import box_masks
-from radio_eval.sam.scores import Mask
-from radio_sam.prompts import encode_images
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+from radio_eval.scores.masks import Mask
 
 SIDE = 144
 """Longer side of small pictures in pixels."""
@@ -71,62 +62,28 @@ def overlay(image: Pixels, masks: Sequence[Mask]) -> Pixels:
 
 @torch.no_grad()
 def feature_section(
-    models: Sequence[EvalModel], images: ImageSource, count: int = 6, side: int = SIDE
+    models: Mapping[str, VisionModel], images: Sequence[Image.Image], side: int = SIDE
 ) -> Section:
-    """The same images through every model that has features, as in the paper's Figure 1.
+    """The same images through several models, as in the paper's Figure 1.
 
     Args:
-        models: the models; one row each.
-        images: the first readable ones are taken.
-        count: number of images.
+        models: label -> model, a row each.
+        images: 8-bit RGB.
         side: of the square pictures in pixels.
     """
-    chosen: list[Image.Image] = []
-    for index in range(len(images)):
-        if len(chosen) < count:
-            with suppress(UnreadableImage):
-                chosen.append(images.read(index))
-    if not chosen:
-        raise ValueError("none of the images could be read")
-    shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in chosen]
+    shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in images]
     cards = [Card(title="image", pictures=[Picture(pixels) for pixels in shown])]
-    for model in models:
-        if model.features is not None:
-            tensors = [prepare(image, model, whole=True)[None] for image in chosen]
-            maps = torch.cat([model.features(tensor) for tensor in tensors])
-            pictures = [Picture(pixels) for pixels in pca_rgb(maps, (side, side))]
-            cards.append(Card(title=model.name, pictures=pictures))
+    for label, model in models.items():
+        preprocess = Preprocess.of(model)
+        maps = []
+        for image in images:
+            pixels = preprocess.whole(image)[None].to(model.device)  # [1, 3, H, W]
+            maps.append(model(pixels, (pixels.shape[2], pixels.shape[3])).features.cpu())
+        pictures = [Picture(pixels) for pixels in pca_rgb(torch.cat(maps), (side, side))]
+        cards.append(Card(title=label, pictures=pictures))
     return Section(
         title="What the models see",
         text="The first three principal components of each model's features, as red, green and "
         "blue. Within a row equal colours mean equal features; rows are independent.",
-        cards=cards,
-    )
-
-
-def mask_section(sams: Sequence[tuple[str, "Sam"]], coco: CocoInstances, count: int = 6) -> Section:
-    """Masks that Segment Anything finds from ground-truth boxes, beside the true ones.
-
-    Args:
-        sams: (label, model) of each row.
-        coco: the first readable images are taken.
-        count: number of images.
-    """
-    [images] = decoded_batches(coco, [coco.image_ids[:count]])
-    pairs = [(i, image) for i, image in images.items() if isinstance(image, np.ndarray)]
-    truth = [overlay(image, [each.mask for each in coco.instances(i)]) for i, image in pairs]
-    cards = [Card(title="truth", pictures=[Picture(pixels) for pixels in truth])]
-    for label, sam in sams:
-        encoded = encode_images(sam, [image for _, image in pairs])
-        pictures = []
-        for (i, image), one in zip(pairs, encoded, strict=True):
-            boxes = [instance.box for instance in coco.instances(i)]
-            masks = [mask for mask, _ in box_masks(sam, one, boxes)]
-            pictures.append(Picture(overlay(image, masks)))
-        cards.append(Card(title=label, pictures=pictures))
-    return Section(
-        title="Segment Anything with the student inside",
-        text="Masks from ground-truth boxes: SAM's own encoder, and the student's features in "
-        "front of the same neck and decoder.",
         cards=cards,
     )

@@ -1,6 +1,6 @@
 """What a report can show: sections of tables, figures and pictures with words."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,7 +82,3 @@ class Section:
     figures: "Sequence[Figure]" = ()
     cards: Sequence[Card] = ()
     notes: Sequence[str] = ()
-
-
-Show = Callable[[Iterable[Section]], None]
-"""Takes sections into a report."""

@@ -20,7 +20,6 @@ from radio_eval.report.classification import (
 )
 from radio_eval.report.page import picture_uri
 from radio_eval.report.pictures import read_thumbnails, thumbnail
-from radio_eval.report.segmentation import shown_images
 
 
 def test_photos_are_jpeg_and_drawings_are_png() -> None:
@@ -111,9 +110,3 @@ def test_many_classes_have_their_extremes() -> None:
     (axes,) = section.figures[0].axes
     assert [bar.get_width() for bar in axes.patches] == [75.0] * 10 + [100.0] * 10  # type: ignore[attr-defined]
     assert "20 of 150 classes" in section.text
-
-
-def test_shown_images_are_spread() -> None:
-    assert shown_images(60) == {0, 10, 20, 30, 40, 50}
-    assert shown_images(2) == {0, 1}
-    assert shown_images(0) == frozenset()

@@ -1,1 +1,0 @@
-"""Vision models of other libraries as the evaluators see them."""

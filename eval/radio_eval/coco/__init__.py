@@ -1,1 +1,0 @@
-"""COCO: instances, boxes and masks, and COCO's own AP."""

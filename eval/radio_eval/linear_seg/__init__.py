@@ -1,1 +1,0 @@
-"""The linear probe of spatial features, as mmseg trains it."""

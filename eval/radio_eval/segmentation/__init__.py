@@ -1,1 +1,0 @@
-"""Images with label maps: reading them, and mIoU."""

@@ -1,1 +1,0 @@
-"""Summaries of data sets of any size: computed once, kept on disk, read in chunks."""
