@@ -5,11 +5,9 @@ added, renamed or removed changes the time stamp of its folder, so comparing the
 folders (not files) shows whether the kept list still holds. The content of files is not in it.
 """
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +27,6 @@ IMAGE_EXTENSIONS = frozenset(
 KEEP_FROM = 10_000
 """Files from which on a folder's list is kept; shorter ones are made anew faster than told of."""
 
-CLASS_NAMES_FILE = "classnames.json"
 _REPORT_EVERY = 1000
 _SETTLED = 2 * 1000**3  # time stamps are this coarse on some file systems, in nanoseconds
 
@@ -127,70 +124,6 @@ class ImageFiles:
         """See `sources.data_identity`."""
         sizes = sizes_digest(self.root / name for name in self.names)
         return f"{self.root.resolve()}:{self.names.digest()}:{sizes}"
-
-
-class LabelledFolder:
-    """Images sorted into one folder a class: root/split/<class>/..., the ImageFolder layout.
-
-    Args:
-        root: the data set's folder, perhaps with a classnames.json {class folder: name}.
-        split: sub-folder with the class folders, e.g. "train"; None if `root` has them itself.
-        classes: the class folders in label order. By default the sorted keys of
-            classnames.json, without that file the sorted folders found. Pass the training
-            split's `classes` where a split may lack some.
-
-    Attributes:
-        images: the `ImageFiles` below, with the account of skipped files.
-        classes: class folders; a label is an index into it.
-        class_names: readable name of each class.
-        labels: label of every image, as `images` orders them.
-
-    Raises:
-        FolderError: as `ImageFiles`, and for images outside the known class folders.
-    """
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        split: str | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        self.images = ImageFiles(root if split is None else Path(root) / split)
-        folders = [name.split(os.sep)[0] for name in self.images.names]
-        named = Path(root, CLASS_NAMES_FILE).is_file()
-        names = read_class_names(root) if named else {}
-        self.classes = list(classes) if classes is not None else sorted(names or set(folders))
-        self.class_names = [names.get(folder, folder) for folder in self.classes]
-        label_of = {folder: label for label, folder in enumerate(self.classes)}
-        strangers = sorted(set(folders) - set(label_of))
-        if strangers:
-            raise FolderError(
-                f"{printable(self.images.root)}: {', '.join(map(printable, strangers[:5]))} "
-                f"{'is' if len(strangers) == 1 else 'are'} not among the {len(label_of)} classes"
-            )
-        self.labels = [label_of[folder] for folder in folders]
-
-    def __len__(self) -> int:
-        """Number of image files, the damaged ones included."""
-        return len(self.images)
-
-
-def read_class_names(root: str | os.PathLike[str]) -> dict[str, str]:
-    """Read root/classnames.json: class folder (a WordNet id, a slug) -> name for people.
-
-    Raises:
-        FolderError: if the file is missing or is not an object of strings.
-    """
-    path = Path(root, CLASS_NAMES_FILE)
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FolderError(f"cannot read {printable(path)}: {error.strerror}") from error
-    except ValueError as error:
-        raise FolderError(f"{printable(path)} is not valid JSON: {error}") from error
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise FolderError(f"{printable(path)} must map class folders to names, as strings")
-    return names
 
 
 def open_folder(path: str, storage: Storage) -> ImageFiles:

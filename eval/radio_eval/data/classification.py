@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +13,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from radio_core.data.folder import (
-    CLASS_NAMES_FILE,
-    IMAGE_EXTENSIONS,
-    FolderError,
-    ImageFiles,
-    LabelledFolder,
-)
+from radio_core.data.folder import IMAGE_EXTENSIONS, FolderError, ImageFiles
 from radio_core.data.images import UnreadableImage, decode_rgb, printable
 from radio_core.data.shards import read_samples
 from radio_eval.data.files import file_stamp
@@ -26,6 +21,7 @@ from radio_eval.data.imagenet import find_split_root, imagenet_wnids, readable_n
 
 Layout = Literal["auto", "folders", "webdataset"]
 
+CLASS_NAMES_FILE = "classnames.json"
 _IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _LABEL_KEY = "cls"
 _LONGEST_LABEL = 16
@@ -83,9 +79,9 @@ class FolderSplit:
     """A split in the ImageFolder layout, ROOT/SPLIT/CLASS/*; a `ClassificationSet`.
 
     Args:
-        root: the data set's folder, with or without a classnames.json.
+        root: the data set's folder, perhaps with a classnames.json {class folder: name for people},
+            whose sorted keys are then the classes; without it the sorted folders are.
         split: "train" or "val".
-        class_names: in place of those that the folders have.
 
     Attributes:
         images: N images.
@@ -101,10 +97,22 @@ class FolderSplit:
         root = find_split_root(root, split)
         if (root / split).is_dir():
             _check_class_folders(root / split)
-        folder = LabelledFolder(root, split)
-        self.images: ImageFiles = folder.images
-        self.labels: list[int] = list(folder.labels)
-        self.class_names = tuple(folder.class_names)
+        self.images = ImageFiles(root / split)
+        folders = [name.split(os.sep)[0] for name in self.images.names]
+        path = root / CLASS_NAMES_FILE
+        names = _read_json(path) if path.is_file() else dict(zip(folders, folders, strict=True))
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise FolderError(f"{printable(path)} must map class folders to names, as strings")
+        classes = sorted(names or set(folders))
+        strangers = sorted(set(folders) - set(classes))
+        if strangers:
+            raise FolderError(
+                f"{printable(self.images.root)}: {', '.join(map(printable, strangers[:5]))} "
+                f"{'is' if len(strangers) == 1 else 'are'} not among the {len(classes)} classes"
+            )
+        label_of = {folder: label for label, folder in enumerate(classes)}
+        self.labels = [label_of[folder] for folder in folders]
+        self.class_names = tuple(names.get(folder, folder) for folder in classes)
 
     def blocks(self, size: int) -> list[Block]:
         """The images in blocks of `size`, in their order."""

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,9 +13,7 @@ from radio_core.data.folder import (
     FolderError,
     FolderScan,
     ImageFiles,
-    LabelledFolder,
     indexed_scan,
-    read_class_names,
     scan_folder,
 )
 from radio_core.data.images import UnreadableImage
@@ -115,46 +112,6 @@ def test_closed_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert names(files) == ["a.png"]
     assert files.skipped == {str(tmp_path / "root/closed"): "permission denied"}
     assert "permission denied" in message(tmp_path / "root/closed")
-
-
-def test_class_folders(tmp_path: Path) -> None:
-    for name in ("train/n2/a.png", "train/n1/b.png", "train/n1/sub/c.png", "val/n2/d.png"):
-        put(tmp_path / name)
-    train = LabelledFolder(tmp_path, "train")
-    assert train.classes == train.class_names == ["n1", "n2"]
-    assert train.labels == [0, 0, 1]
-    assert LabelledFolder(tmp_path, "val", classes=train.classes).labels == [1]
-    (tmp_path / "classnames.json").write_text('{"n2": "cat", "n1": "dog"}')
-    val = LabelledFolder(tmp_path, "val")
-    assert val.classes == ["n1", "n2"]
-    assert val.class_names == ["dog", "cat"]
-    assert val.labels == [1]
-
-
-def test_unknown_class_folder(tmp_path: Path) -> None:
-    put(tmp_path / "train/n3/a.png")
-    (tmp_path / "classnames.json").write_text('{"n1": "dog"}')
-    with pytest.raises(FolderError, match="n3 is not among the 1 classes"):
-        LabelledFolder(tmp_path, "train")
-
-
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"a": 1}'])
-def test_bad_class_names(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "classnames.json").write_text(content)
-    with pytest.raises(FolderError, match=r"classnames\.json"):
-        read_class_names(tmp_path)
-
-
-def test_real_class_folders(shared: Path) -> None:
-    root = shared / "data/tiny_imagenet_50"
-    if not root.is_dir():
-        pytest.skip("the folder of small photos is not there")
-    folder = LabelledFolder(root, "val")
-    assert (len(folder), len(folder.classes)) == (600, 50)
-    assert folder.class_names[0] == read_class_names(root)[folder.classes[0]] == "goldfish"
-    assert np.bincount(folder.labels).tolist() == [12] * 50
-    assert all(folder.images.read(index).size == (64, 64) for index in range(0, 600, 20))
 
 
 def test_real_photos_with_foreign_files(shared: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from radio_core.cli import main
-from radio_core.data.folder import LabelledFolder
+from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import (
     CLASS_NAMES,
     COLOURS,
@@ -166,16 +166,16 @@ def test_same_call_same_bytes(world: Path, tmp_path: Path) -> None:
 
 def test_classification(world: Path) -> None:
     for split, indices in INDICES.items():
-        folder = LabelledFolder(world / "classification", split)
-        assert sorted(folder.class_names) == sorted(CLASS_NAMES)
+        folder = ImageFiles(world / "classification" / split)
+        names = read(world / "classification/classnames.json")
+        assert sorted(names.values()) == sorted(CLASS_NAMES)
         assert len(folder) == len(indices)
         for number in range(len(folder)):
-            image, label = folder.images.read(number), folder.labels[number]
-            index = int(folder.images.path(number).stem)
-            assert index in indices
-            scene = render_scene(SEED, index)
-            assert folder.class_names[label] == CLASS_NAMES[scene.label]
-            assert np.array_equal(np.asarray(image), scene.image)
+            path = folder.path(number)
+            assert int(path.stem) in indices
+            scene = render_scene(SEED, int(path.stem))
+            assert names[path.parent.name] == CLASS_NAMES[scene.label]
+            assert np.array_equal(np.asarray(folder.read(number)), scene.image)
     assert all("{}" in sentence for sentence in read(world / "classification/templates.json"))
 
 

@@ -14,6 +14,7 @@ from radio_core.data.folder import FolderError
 from radio_core.data.images import UnreadableImage
 from radio_eval.data.classification import (
     ClassificationSet,
+    FolderSplit,
     Layout,
     find_tar_shards,
     read_splits,
@@ -217,3 +218,30 @@ def test_splits_with_other_classes_name_them(tmp_path: Path) -> None:
     train, val = read_train_and_val(tmp_path)
     assert train.class_names == val.class_names == ("c", "d", "e")
     assert [label for _, label, _ in read(val)] == [0, 2]
+
+
+def test_class_folders_and_their_names(tmp_path: Path) -> None:
+    write_folders(
+        tmp_path, "train/n2/a.png", "train/n1/b.png", "train/n1/sub/c.png", "val/n2/d.png"
+    )
+    train = FolderSplit(tmp_path, "train")
+    assert (train.class_names, train.labels) == (("n1", "n2"), [0, 0, 1])
+    (tmp_path / "classnames.json").write_text('{"n2": "cat", "n1": "dog"}')
+    val = FolderSplit(tmp_path, "val")
+    assert (val.class_names, val.labels) == (("dog", "cat"), [1])
+    (tmp_path / "classnames.json").write_text('{"n1": "dog"}')
+    with pytest.raises(FolderError, match="n2 is not among the 1 classes"):
+        FolderSplit(tmp_path, "train")
+    for content in ("{", "[]", '{"a": 1}'):
+        (tmp_path / "classnames.json").write_text(content)
+        with pytest.raises(FolderError, match=r"classnames\.json"):
+            FolderSplit(tmp_path, "train")
+
+
+def test_real_class_folders(shared: Path) -> None:
+    root = shared / "data/tiny_imagenet_50"
+    if not root.is_dir():
+        pytest.skip("the folder of small photos is not there")
+    val = FolderSplit(root, "val")
+    assert (len(val.images), len(val.class_names), val.class_names[0]) == (600, 50, "goldfish")
+    assert all(val.labels.count(label) == 12 for label in range(50))
