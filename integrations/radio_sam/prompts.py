@@ -171,12 +171,6 @@ def predict_best_masks(
 ) -> tuple[Tensor, Tensor]:
     """`best_masks` of `predict_masks`, without bringing the other masks to the image's size.
 
-    Args:
-        sam: the model that encoded the image.
-        encoded: the image.
-        prompts: N of them.
-        prompts_per_batch: prompts decoded at once; bounds the memory, not the result.
-
     Returns:
         Masks bool [N, H, W] at the size of the original image, and their predicted IoUs
         float32 [N]; both on the CPU.
@@ -197,13 +191,9 @@ def segment_boxes(
     boxes: Sequence[tuple[float, float, float, float]],
     prompts_per_batch: int = 32,
 ) -> Iterator[tuple[NDArray[np.bool_], float]]:
-    """Segment one encoded image at every box.
+    """Segment one encoded image at every box: x0, y0, x1, y1 in pixels of the original image.
 
-    Args:
-        sam: the model that encoded it.
-        encoded: the image.
-        boxes: x0, y0, x1, y1 in pixels of the original image.
-        prompts_per_batch: boxes decoded at once; as many masks are in memory.
+    No more than `prompts_per_batch` masks are in memory.
 
     Yields:
         For each box the best of three masks [height, width] at the original size, and its

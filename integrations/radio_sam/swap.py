@@ -146,7 +146,9 @@ def read_image_size(text: str) -> ImageSize | None:
     if not text:
         return None
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
-        raise ValueError(f"{text!r} must be a side (1024) or height x width (768x1024)")
+        raise ValueError(
+            f"--image-size {text!r} must be a side (1024) or height x width (768x1024)"
+        )
     sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 

@@ -83,7 +83,7 @@ class SamOptions:
         try:
             size = read_image_size(self.image_size)
         except ValueError as error:
-            raise UsageError(f"--image-size {error}") from error
+            raise UsageError(str(error)) from error
         sam = load_radio_sam(
             self.model,
             self.sam,
