@@ -1,6 +1,5 @@
 """The image encoder of a RADIO-SAM as a file, and such files inside Segment Anything models."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 from radio_core import __version__
 from radio_core.export.card import Engine, ExportCard
 from radio_core.export.exportable import Exportable
-from radio_core.export.runtime import open_engine
 from radio_core.models.radio import RadioModel
 from radio_sam.load import ORIGINAL, TOY_SAM, load_radio_sam
 from radio_sam.swap import RadioImageEncoder, input_width, with_encoder
@@ -114,28 +112,12 @@ class ExportedImageEncoder(nn.Module):
         return self.engine.run(images.float())[OUTPUT].to(images.device, images.dtype)
 
 
-def load_exported_sam(
-    path: str | Path, sam: str = TOY_SAM, device: str | torch.device = "cpu"
-) -> "Sam":
-    """A Segment Anything model with an exported image encoder.
-
-    Args:
-        path: a file that `radio export ... --for sam=SAM` wrote.
-        sam: that SAM, as `load_radio_sam` takes it; it gives prompt encoder and mask decoder.
-        device: where all of it goes.
-
-    Raises:
-        ValueError: a file of another kind, or a damaged one.
-        OSError: a file that cannot be read.
-        ImportError: the package that runs the file, or the extra "sam", is missing.
-    """
-    return exported_sam(ExportedImageEncoder(open_engine(path, device)), sam)
-
-
 def exported_sam(encoder: ExportedImageEncoder, sam: str = TOY_SAM) -> "Sam":
     """A Segment Anything model around an exported image encoder, on the encoder's device.
 
-    Errors as `load_exported_sam`.
+    Args:
+        encoder: of a file that `radio export ... --for sam=SAM` wrote.
+        sam: that SAM, as `load_radio_sam` takes it; it gives prompt encoder and mask decoder.
     """
     rows, cols = encoder.grid_size
     given = load_radio_sam(ORIGINAL, sam, device=encoder.device)

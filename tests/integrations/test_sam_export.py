@@ -16,8 +16,9 @@ pytest.importorskip("segment_anything", reason="needs the extra 'sam'")
 pytest.importorskip("onnxscript", reason="needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
 
-from radio_sam.export import OUTPUT, load_exported_sam, sam_exportable
+from radio_sam.export import OUTPUT, sam_exportable
 from radio_sam.load import load_radio_sam
+from radio_sam.vision import open_sam, sam_of
 
 SIZE = 64
 
@@ -34,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_file_is_the_encoder_and_segments_like_it(encoder: Path) -> None:
     from segment_anything import SamPredictor
 
-    exported, plain = load_exported_sam(encoder), load_radio_sam(image_size=SIZE)
+    exported, plain = sam_of(open_sam(str(encoder))), load_radio_sam(image_size=SIZE)
     assert exported.image_encoder.img_size == SIZE
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():
@@ -57,7 +58,7 @@ def test_the_file_is_no_whole_model_and_a_model_no_encoder(encoder: Path, tmp_pa
         load_exported(encoder)
     assert main(["export", "torch", "toy", str(tmp_path / "m.pt2"), "--size", "32"]) == 0
     with pytest.raises(ValueError, match="holds no image encoder"):
-        load_exported_sam(tmp_path / "m.pt2")
+        open_sam(str(tmp_path / "m.pt2"))
 
 
 def test_the_card_has_what_a_decoder_needs() -> None:
