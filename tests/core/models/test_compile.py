@@ -108,7 +108,7 @@ def test_exported_is_eager(backbone: str, window_size: int | None) -> None:
         assert_same(program.module()(images), model(images))
 
 
-@pytest.mark.parametrize("backbone", ["vit", "dinov2"])
+@pytest.mark.parametrize("backbone", ["vit", "dinov2", "eradio"])
 def test_exported_once_serves_other_batch_sizes(backbone: str) -> None:
     model = build(backbone)
     batch = torch.export.Dim("batch", min=1, max=16)

