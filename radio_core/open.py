@@ -1,6 +1,5 @@
 """One grammar for what users call a model, and one function that opens it."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -138,11 +137,11 @@ def random_model(preset: str, seed: int = 0, num_windowed: int | None = None) ->
         seed: of the weights.
         num_windowed: windowed layers between two global ones; None for the shape's own schedule.
     """
-    backbone: Any = random_backbone(preset)
-    windows = hasattr(backbone, "num_windowed")
-    if num_windowed is not None and windows:
-        backbone = dataclasses.replace(backbone, num_windowed=num_windowed)
-    return random_like(RadioConfig(backbone=backbone, supports_windows=windows), seed)
+    backbone = random_backbone(preset)
+    if num_windowed is not None:
+        backbone = backbone.with_fields(num_windowed=num_windowed)
+    config = RadioConfig(backbone=backbone, supports_windows=backbone.supports_windows)
+    return random_like(config, seed)
 
 
 def random_like(config: RadioConfig, seed: int = 0) -> RadioModel:

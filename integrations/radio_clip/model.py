@@ -369,17 +369,17 @@ def load_radio_clip(
     else:
         radio = load_model(model)
     if isinstance(radio, ExportedModel):
-        own, place = {}, device or radio.device
+        place = device or radio.device
     else:
         if not isinstance(radio.conditioner, InputConditioner):
             raise ValueError(
                 "the model's normalisation was taken out (make_preprocessor_external): load it anew"
             )
-        own, place = radio.text_tower_paths, device or next(radio.parameters()).device
+        place = device or next(radio.parameters()).device
     spec = _choose(radio, adaptor)
     preprocess = build_preprocess(radio, image_size, keep_aspect)
     assert spec.text_tower is not None
-    path = text_tower or own.get(spec.name)
+    path = text_tower or radio.text_towers.paths.get(spec.name)
     text = load_text_encoder(spec.text_tower, path)
     with torch.no_grad():
         width = text(text.tokenizer([""])).shape[-1]

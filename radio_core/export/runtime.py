@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from radio_core.export.card import MODEL, AdaptorCard, Engine
+from radio_core.models.adaptors import TextTowers
 from radio_core.models.fingerprint import files_fingerprint
 from radio_core.models.radio import FeatureFormat
 from radio_core.vision import Output, Resolution, check_images
-
-if TYPE_CHECKING:
-    from radio_core.teachers.text import TextTower
 
 SUFFIXES = (".onnx", ".engine", ".pt2")
 """How the names of exported files end: ONNX, TensorRT, torch.export."""
@@ -95,12 +93,12 @@ class ExportedModel:
         self.device = engine.device
         self.adaptors: dict[str, AdaptorCard] = {head.name: head for head in card.adaptors}
         self.active_adaptors = tuple(self.adaptors)
+        self.text_towers = TextTowers({head.name: head.text_tower for head in card.adaptors})
         self.patch_size, self.min_resolution_step = card.patch_size, card.resolution_step
         self.embed_dim, self.summary_dim = card.embed_dim, card.summary_dim
         self.window_size, self.max_resolution = card.window_size, card.max_resolution
         preferred = card.preferred_resolution
         self.preferred_resolution = None if preferred is None else Resolution(*preferred)
-        self._text_towers: dict[str, TextTower] = {}
 
     def fingerprint(self) -> str:
         """SHA-256 over the bytes of its files."""
@@ -174,13 +172,6 @@ class ExportedModel:
     def encode_text(self, adaptor: str, texts: Sequence[str], normalize: bool = False) -> Tensor:
         """As `RadioModel.encode_text`, which documents it; on the CPU."""
         self.check_adaptors([adaptor])
-        towers = {name: spec.text_tower for name, spec in self.adaptors.items() if spec.text_tower}
-        if adaptor not in towers:
-            having = ", ".join(towers) or "none"
-            raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
-        if adaptor not in self._text_towers:
-            from radio_core.teachers.text import load_text_tower
-
-            self._text_towers[adaptor] = load_text_tower(towers[adaptor])
-        encoded: Tensor = self._text_towers[adaptor].encode_text(texts, normalize)
+        encoded = self.text_towers.encode(adaptor, texts, torch.device("cpu"))
+        encoded = F.normalize(encoded, dim=-1) if normalize else encoded
         return encoded

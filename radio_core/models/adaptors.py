@@ -5,14 +5,23 @@ before an MLP.
 """
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from radio_core.models.block import Block
+from radio_core.registry import Registry, UnknownName
 from radio_core.vision import Output
+
+TEXT_TOWERS: Registry[Callable[[str, Path | None], Any]] = Registry(
+    "radio.text_towers", "text tower"
+)
+"""By the word before ":" of their source: functions of that source and of local weights to take
+instead of a download, which return an object with `to(device)` and `encode_text(texts)`."""
 
 ATTENTION_HEADS = 16
 ATTENTION_BLOCKS = 2
@@ -256,3 +265,36 @@ def _to_map(tokens: Tensor, rows: int, cols: int, upsample: int) -> Tensor:
     x = tokens.reshape(batch, rows, cols, upsample, upsample, -1)
     x = x.transpose(2, 3).reshape(batch, rows * upsample, cols * upsample, -1)
     return x.permute(0, 3, 1, 2)
+
+
+class TextTowers:
+    """The text towers of a model's adaptors, each loaded when it is first used.
+
+    They are no modules of the model: never in a checkpoint.
+
+    Args:
+        sources: adaptor -> source of its text tower; None where it has none.
+    """
+
+    def __init__(self, sources: Mapping[str, str | None]) -> None:
+        self.sources = {name: source for name, source in sources.items() if source}
+        self.paths: dict[str, Path] = {}
+        self._loaded: dict[str, Any] = {}
+
+    def encode(self, adaptor: str, texts: Sequence[str], device: torch.device) -> Tensor:
+        """T texts -> [T, D] float32 on a device, not normalised.
+
+        Raises:
+            ValueError: the adaptor has no text tower, or its source is unknown.
+        """
+        if adaptor not in self.sources:
+            having = ", ".join(self.sources) or "none"
+            raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
+        if adaptor not in self._loaded:
+            source = self.sources[adaptor]
+            kind = source.partition(":")[0]
+            if kind not in TEXT_TOWERS:  # the name is from a file: it must import nothing
+                raise UnknownName.of("text tower", source, TEXT_TOWERS.entries)
+            self._loaded[adaptor] = TEXT_TOWERS.load(kind)(source, self.paths.get(adaptor))
+        encoded: Tensor = self._loaded[adaptor].to(device).encode_text(texts)
+        return encoded.float().to(device)

@@ -1,6 +1,6 @@
 """The RADIO model: images to summaries and features, the student's and its adaptors'."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radio_core.models.adaptors import Adaptor
+from radio_core.models.adaptors import Adaptor, TextTowers
 from radio_core.models.config import (
     DTYPES,
     RadioConfig,
@@ -25,14 +25,7 @@ from radio_core.models.normalizers import (
 )
 from radio_core.models.spectral import folded_state_dict
 from radio_core.models.weight_files import load_strictly
-from radio_core.registry import Registry, UnknownName
 from radio_core.vision import Output, Resolution, nearest_resolution
-
-TEXT_TOWERS: Registry[Callable[[str, Path | None], Any]] = Registry(
-    "radio.text_towers", "text tower"
-)
-"""By the word before ":" of their source: functions of that source and of local weights to take
-instead of a download, which return an object with `to(device)` and `encode_text(texts)`."""
 
 FeatureFormat = Literal["NLC", "NCHW"]
 
@@ -47,7 +40,8 @@ class RadioModel(nn.Module):
         adaptors: name -> `Adaptor`, all that the checkpoint has.
         active_adaptors: names that `forward` runs when it is not told otherwise.
         window_size: side in patches of the attention windows; None for global attention.
-        text_tower_paths: adaptor name -> local weights of its text tower, instead of a download.
+        text_towers: of the adaptors; `text_towers.paths` may name local weights of each, to take
+            instead of a download.
     """
 
     def __init__(self, config: RadioConfig) -> None:
@@ -67,8 +61,7 @@ class RadioModel(nn.Module):
         )
         self.active_adaptors: tuple[str, ...] = ()
         self.window_size: int | None = None
-        self.text_tower_paths: dict[str, Path] = {}
-        self._text_towers: dict[str, Any] = {}  # not modules of ours: never in a checkpoint
+        self.text_towers = TextTowers({spec.name: spec.text_tower for spec in config.adaptors})
 
     @property
     def device(self) -> torch.device:
@@ -286,19 +279,7 @@ class RadioModel(nn.Module):
             ValueError: unknown adaptor, or one without a text tower.
         """
         self.check_adaptors([adaptor])
-        towers = {spec.name: spec.text_tower for spec in self.config.adaptors if spec.text_tower}
-        if adaptor not in towers:
-            having = ", ".join(towers) or "none"
-            raise ValueError(f"adaptor {adaptor!r} has no text tower; those that do: {having}")
-        if adaptor not in self._text_towers:
-            source, path = towers[adaptor], self.text_tower_paths.get(adaptor)
-            kind = source.partition(":")[0]
-            if kind not in TEXT_TOWERS:  # the name is from a file: it must import nothing
-                raise UnknownName.of("text tower", source, TEXT_TOWERS.entries)
-            self._text_towers[adaptor] = TEXT_TOWERS.load(kind)(source, path)
-        device = next(self.parameters()).device
-        tower = self._text_towers[adaptor].to(device)
-        encoded: Tensor = tower.encode_text(texts).float().to(device)
+        encoded = self.text_towers.encode(adaptor, texts, next(self.parameters()).device)
         return F.normalize(encoded, dim=-1) if normalize else encoded
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:

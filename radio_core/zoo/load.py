@@ -81,7 +81,7 @@ def load_model(
             raise ValueError(f"{read.where} has no usable adaptor {name!r}: {read.absent[name]}")
     model.active_adaptors = model.check_adaptors(names)
     model.check_adaptors(tuple(text_towers or {}))
-    model.text_tower_paths = {name: Path(path) for name, path in (text_towers or {}).items()}
+    model.text_towers.paths = {name: Path(path) for name, path in (text_towers or {}).items()}
     model.window_size = window_size
     return model.to(device)
 

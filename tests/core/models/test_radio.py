@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from radio_core.models import AdaptorConfig, HeadConfig, RadioConfig, RadioModel, vit_config
+from radio_core.models.adaptors import TEXT_TOWERS
 from radio_core.models.normalizers import CLIP_MEAN, InputConditioner
-from radio_core.models.radio import TEXT_TOWERS
 from radio_core.models.spectral import apply_spectral
 from radio_core.vision import Output
 
