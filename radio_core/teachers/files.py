@@ -156,15 +156,7 @@ def quiet(logging: Any, bars: bool) -> Iterator[None]:
 
 
 def cannot_fetch(teacher: str, repo: str, files: str, instead: str, error: Exception) -> Exception:
-    """The error for weights that a library could not download.
-
-    Args:
-        teacher: its name.
-        repo: repository on the hub, or a URL.
-        files: what is needed of it.
-        instead: the source with which to name the downloaded files.
-        error: what the library raised.
-    """
+    """The error for weights that a library could not download."""
     from huggingface_hub import constants
 
     told: BaseException = error  # what the hub's client said, under what the library made of it
@@ -188,15 +180,7 @@ def misfit(
     unexpected: Iterable[str],
     shapes: Mapping[str, tuple[Sequence[int], Sequence[int]]],
 ) -> ValueError:
-    """The error for weights that do not fit the config beside them.
-
-    Args:
-        teacher: its name.
-        file: where the weights are.
-        missing: names that the model has and the file has not.
-        unexpected: names that the file has and the model has not.
-        shapes: name -> (shape in the file, shape in the model) where they differ.
-    """
+    """The error for weights that do not fit the config beside them."""
     wrong = [f"{key} {list(have)} instead of {list(want)}" for key, (have, want) in shapes.items()]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": wrong}
     parts = []

@@ -40,9 +40,6 @@ class OpenClipTeacher(Teacher):
         model: an open_clip model with both towers.
         tokenizer: texts → token ids [T, L] for its text tower.
         licence: licence of the weights.
-
-    Raises:
-        ValueError: its image tower gives no map of features.
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Tokenizer, licence: str) -> None:
@@ -89,11 +86,7 @@ class OpenClipTeacher(Teacher):
 
     @property
     def crop(self) -> CentreCrop:
-        """open_clip's evaluation transform.
-
-        Raises:
-            ValueError: it pads images, which is not known here.
-        """
+        """open_clip's evaluation transform."""
         mode, size = self._preprocess.get("resize_mode", "shortest"), self.spec.input_size
         if mode not in ("shortest", "squash"):
             raise ValueError(
@@ -127,19 +120,7 @@ class OpenClipTeacher(Teacher):
 def load(
     source: str, rest: str, input_size: int | None = None, licence: str = ""
 ) -> OpenClipTeacher:
-    """Load through open_clip's factory.
-
-    Args:
-        source: name of the teacher.
-        rest: "MODEL/PRETRAINED", "hf-hub:OWNER/NAME" or "local-dir:DIRECTORY".
-        input_size: see `create_open_clip`.
-        licence: of the weights; by default what is known of the name, or what the model card says.
-
-    Raises:
-        UnknownName: open_clip does not know the architecture, or no such weights of it.
-        ValueError: weights that are damaged, or do not fit the config.
-        DownloadError: the files cannot be downloaded; the message says where to put them.
-    """
+    """Load through open_clip's factory."""
     model, pretrained = split_model(rest)
     try:
         network, tokenizer = create_open_clip(model, pretrained, input_size)
@@ -172,10 +153,6 @@ def create_open_clip(
         pretrained: tag or checkpoint file of an architecture ("dfn5b").
         input_size: side in pixels of its images, to which open_clip resizes the position grid;
             None for the model's own.
-
-    Raises:
-        UnknownName: open_clip does not know the architecture, or no such weights of it.
-        ImportError: open_clip is missing; the message names the extra.
     """
     clip = require("open_clip", extra="clip")
     if not model.startswith(_WHOLE):  # refuse what it would not find, and weights left to chance

@@ -95,10 +95,6 @@ class RadioVision(Teacher):
         """Load whatever `radio_core.load_model` takes, with "#ADAPTOR" behind it for an adaptor.
 
         The backbone computes in float32, whatever the checkpoint names.
-
-        Raises:
-            ValueError: unknown name or adaptor, or a damaged file.
-            OSError: the file cannot be had; the message says where to put it.
         """
         model, _, adaptor = rest.partition("#")
         teacher = cls(source, load_model(model, dtype=torch.float32), adaptor)

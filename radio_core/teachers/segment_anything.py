@@ -134,11 +134,6 @@ class SamTeacher(Teacher):
 
     Other sizes than its own are possible: relative positions are interpolated by segment_anything
     itself, absolute ones here.
-
-    Args:
-        name: name of the teacher.
-        sam: the model; kept whole because its neck and decoder serve the student later.
-        licence: licence of the weights.
     """
 
     def __init__(self, name: str, sam: "Sam", licence: str) -> None:

@@ -66,12 +66,7 @@ class TextTower(nn.Module):
 
 
 class OpenClipText(TextTower):
-    """The text tower of an open_clip model.
-
-    Args:
-        model: an open_clip model; its visual tower is removed.
-        tokenizer: texts -> token ids [T, L].
-    """
+    """The text tower of an open_clip model."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -88,12 +83,7 @@ class OpenClipText(TextTower):
 
 
 class Siglip2Text(TextTower):
-    """The text tower of a SigLIP2 model.
-
-    Args:
-        model: transformers' SiglipTextModel or Siglip2TextModel.
-        tokenizer: the tokenizer of the same repository.
-    """
+    """The text tower of a SigLIP2 model."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()

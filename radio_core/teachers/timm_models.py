@@ -31,9 +31,6 @@ class TimmTeacher(Teacher):
         licence: licence of the weights.
         input_size: side in pixels of its input; by default that of its configuration, brought to
             a multiple of its stride where it takes any.
-
-    Raises:
-        ValueError: it gives no summary and map of features at that size.
     """
 
     def __init__(
@@ -78,11 +75,7 @@ class TimmTeacher(Teacher):
 
     @property
     def crop(self) -> CentreCrop | None:
-        """timm's evaluation transform, at a size that the model takes, at most its own.
-
-        Raises:
-            ValueError: it makes no squares, or crops in a way that is not known here.
-        """
+        """timm's evaluation transform, at a size that the model takes, at most its own."""
         if self._as_square:
             return None
         settings = _timm.data.resolve_model_data_config(self.network)
@@ -124,12 +117,6 @@ def load(
             configuration says.
         class_token: take the class token for the summary where the model has one, whatever its
             classifier would see.
-
-    Raises:
-        UnknownName: timm has no such model; near names are listed.
-        ValueError: there are no such weights of it, or they do not fit its config.
-        DownloadError: the files cannot be downloaded; the message says where to put them.
-        FileNotFoundError: the folder has no model.
     """
     folder = local_folder(rest)
     if folder is not None and not (folder / "config.json").is_file():
@@ -150,11 +137,7 @@ def load(
 
 
 def load_dino(source: str, rest: str, input_size: int | None = None) -> Teacher:
-    """Load a DINO of the generation that is before the colon of its source.
-
-    Raises:
-        ValueError: as `load`; or it is of another kind.
-    """
+    """Load a DINO of the generation that is before the colon of its source."""
     generation = source.partition(":")[0]
     teacher = load(source, rest, input_size, class_token=True)
     about = teacher.network.pretrained_cfg

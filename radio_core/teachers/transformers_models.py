@@ -113,11 +113,7 @@ class TransformersTeacher(Teacher):
 
     @property
     def crop(self) -> CentreCrop | None:
-        """The resize and crop of its processor, at a size that it takes, at most its own.
-
-        Raises:
-            ValueError: the processor makes no squares.
-        """
+        """The resize and crop of its processor, at a size that it takes, at most its own."""
         if self._as_square:
             return None
         settings, own = self.settings, self.spec.input_size
@@ -194,10 +190,6 @@ def load(
         input_size: not needed: the library interpolates positions by itself.
         licence: of the weights; by default what is known of the name, or what the model card says.
         kinds: the `model_type`s that are wanted; any if empty.
-
-    Raises:
-        ValueError: another kind of model, or weights that do not fit its config.
-        DownloadError: the files cannot be downloaded; the message says where to put them.
     """
     folder = model_folder(rest)
     config = read_config(source, folder)
@@ -241,11 +233,7 @@ def processor_settings(folder: Path) -> Mapping[str, Any]:
 
 
 def _family(name: str, config: Any, source: str, kinds: Sequence[str]) -> tuple[Family, Any]:
-    """How the model of a config is used, and transformers' class of it.
-
-    Raises:
-        ValueError: another kind than those wanted, or no vision model.
-    """
+    """How the model of a config is used, and transformers' class of it."""
     kind = config.model_type
     if kinds and kind not in kinds:
         raise ValueError(f"{source} is a {kind!r} model; needed is one of {', '.join(kinds)}")
@@ -313,11 +301,7 @@ def _own_size(config: Any, settings: Mapping[str, Any]) -> int:
 
 
 def _measured(name: str, network: nn.Module, family: Family, size: int) -> dict[str, Any]:
-    """The fields of a spec that running the network tells.
-
-    Raises:
-        ValueError: it does not run on images alone, or gives nothing like a map of features.
-    """
+    """The fields of a spec that running the network tells."""
     flexible = family.any_size or bool(_options(network, family))
     try:
         stride = _stride(network, family, size)

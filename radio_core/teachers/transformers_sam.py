@@ -26,13 +26,6 @@ class Sam2Teacher(Teacher):
     The encoder is a hierarchy, so unlike SAM's it has no single map before its neck; this one
     joins its last two stages, and is what SAM 2 calls the image embedding. Position embeddings are
     interpolated by transformers.
-
-    Args:
-        name: name of the teacher.
-        encoder: transformers' Sam2VisionModel.
-        mean: per-channel mean that is subtracted, RGB in [0, 1].
-        std: per-channel standard deviation that is divided by.
-        licence: licence of the weights.
     """
 
     def __init__(
@@ -100,13 +93,7 @@ class Sam3Teacher(Teacher):
 
 
 def load_sam2(source: str, rest: str, input_size: int | None = None) -> Sam2Teacher:
-    """Load a hub id ("facebook/sam2.1-hiera-large") or a local directory.
-
-    Raises:
-        ValueError: another kind of model, weights that do not fit its config, or a transformers
-            without SAM 2; the message says which has it.
-        DownloadError: the files cannot be downloaded; the message says where to put them.
-    """
+    """Load a hub id ("facebook/sam2.1-hiera-large") or a local directory."""
     encoder, folder = _vision_encoder(source, rest, "sam2", None)
     mean, std = normalisation(processor_settings(folder), IMAGENET_MEAN, IMAGENET_STD, str(folder))
     licence = licence_of(source, stated_licence(folder)).name
