@@ -29,12 +29,26 @@ CONFIG = TrainConfig(
     stages=(StageConfig(steps=40, groups=GROUPS),),
     crop_scale=(0.3, 0.8),
 )
-KINDS = ["folder", "shards", "parquet", "mixture"]
+KINDS = ["folder", "shards", "parquet", "mixture", "own"]
+OWN = """
+from PIL import Image
+
+class Shades:
+    def __len__(self):
+        return 29
+
+    def read(self, index):
+        return Image.new("RGB", (20, 24), (8 * index,) * 3)
+"""
 
 
 @pytest.fixture
 def open_kind(
-    make_folder: Make, make_shard: Make, make_parquet: Make, tmp_path: Path
+    make_folder: Make,
+    make_shard: Make,
+    make_parquet: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str], ImageSource]:
     """Opens a source anew, with unreadable samples in it, as a started process does."""
     photos = make_folder(tmp_path / "photos", range(31))
@@ -51,6 +65,9 @@ def open_kind(
         "parquet": [f"parquet:{tmp_path}/t.parquet"],
     }
     names["mixture"] = [name for (name,) in names.values()]
+    (tmp_path / "own_shades.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    names["own"] = ["own_shades:Shades"]
 
     def make(kind: str) -> ImageSource:
         if kind in ("parquet", "mixture"):
