@@ -1,8 +1,7 @@
 """Toy LLaVAs with different eyes: the same training with RADIO, with CLIP, and with none."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,8 @@ from radio_eval.runner import Context, run_task
 from radio_eval.tasks.vqa import Vqa
 from radio_llava.toy import ToyTraining, train_toy_llava
 
+CONTESTANTS = ("toy", "blind", "toy-clip")
+"""RADIO's bundled student; the same with noise for pictures; toy-clip in LLaVA's CLIP tower."""
 TASK: Literal["gqa"] = "gqa"
 MAX_NEW_TOKENS = 16
 """Most tokens of an answer: those of the toy world are a few words."""
@@ -28,48 +29,14 @@ _NOISE_SIDE = 32  # pixels; resized like every other picture
 
 @dataclass(frozen=True, kw_only=True)
 class ToyLlavaSizes:
-    """How much of the toy world the language models see.
-
-    Attributes:
-        train: scenes that are trained on.
-        val: held-out scenes that are asked about, about eight questions each.
-        seed: the world.
-    """
+    """How much of the toy world the language models see."""
 
     train: int = 8000
+    """Scenes that are trained on."""
     val: int = 200
+    """Held-out scenes that are asked about, about eight questions each."""
     seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contestant:
-    """One of the LLaVAs that are compared.
-
-    Attributes:
-        name: of its row and of its folder.
-        tower: makes the `--vision_tower`, given a folder for files.
-        images: makes the folder of pictures, given the export's `vqa` folder and one for files.
-        options: further flags of its training.
-    """
-
-    name: str
-    tower: Callable[[Path], str]
-    images: Callable[[Path, Path], Path]
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-def contestants(resolution: int) -> list[Contestant]:
-    """RADIO's bundled student; the same with noise for pictures; toy-clip in LLaVA's CLIP tower.
-
-    Args:
-        resolution: long edge in pixels of the images that RADIO gets. toy-clip takes 64.
-    """
-    radio = {"radio_resolution": str(resolution)}
-    return [
-        Contestant(name="toy", tower=_student, images=_pictures, options=radio),
-        Contestant(name="blind", tower=_student, images=noise_images, options=radio),
-        Contestant(name="toy-clip", tower=clip_tower, images=_pictures),
-    ]
+    """The world."""
 
 
 def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> Path:
@@ -91,29 +58,28 @@ def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> P
 
 
 def run_contestant(
-    contestant: Contestant, out: Path, data: Path, training: ToyTraining, progress: Progress
+    name: str, out: Path, data: Path, training: ToyTraining, resolution: int, progress: Progress
 ) -> Json:
     """Train one LLaVA and ask it the held-out questions; what is finished is not repeated.
 
     Args:
-        contestant: which.
+        name: one of `CONTESTANTS`.
         out: folder for everything that it writes.
         data: the export's `vqa` folder.
         training: the same for all.
+        resolution: long edge in pixels of the images that RADIO gets; toy-clip takes 64.
         progress: hears of the questions; LLaVA's training shows its own bar.
 
     Returns:
         The metrics of `Vqa`, and its "settings".
     """
     out.mkdir(parents=True, exist_ok=True)
-    images = contestant.images(data, out)
+    tower, options = "toy", {"radio_resolution": str(resolution)}
+    if name == "toy-clip":
+        tower, options = clip_tower(out), {}
+    images = noise_images(data, out) if name == "blind" else data / "images"
     model = train_toy_llava(
-        out,
-        tower=contestant.tower(out),
-        data=data,
-        images=images,
-        training=training,
-        options=contestant.options,
+        out, tower=tower, data=data, images=images, training=training, options=options
     )
     task = Vqa(
         task=TASK,
@@ -130,10 +96,6 @@ def run_contestant(
     return {**result.metrics, "settings": result.record["settings"]}
 
 
-def _student(folder: Path) -> str:
-    return "toy"
-
-
 def clip_tower(folder: Path) -> str:
     """toy-clip in the form that LLaVA's own CLIP tower reads, written below `folder`."""
     require("open_clip", extra="clip")
@@ -143,10 +105,6 @@ def clip_tower(folder: Path) -> str:
     if not (place / "preprocessor_config.json").is_file():
         save_clip_vision(load_teacher("toy-clip").model, place)
     return str(place.resolve())
-
-
-def _pictures(data: Path, folder: Path) -> Path:
-    return data / "images"
 
 
 def noise_images(data: Path, folder: Path) -> Path:

@@ -117,13 +117,7 @@ class Answerer(ABC):
     def _generate(
         self, prompts: Sequence[str], images: Sequence[Image.Image], **options: Any
     ) -> Tensor:
-        """Ids of the new tokens after prompts that either all have images or all have none.
-
-        Args:
-            prompts: see `prompt`.
-            images: RGB, of all prompts, in the order of their "<image>".
-            **options: of the model's `generate`.
-        """
+        """Ids of the new tokens after prompts that either all have RGB images or all have none."""
 
     def answers(self, queries: Sequence[Query], max_new_tokens: int = 128) -> list[str]:
         """Answer all queries at once; each answer is what it would be by itself.
@@ -362,12 +356,7 @@ def load_answerer(
 def load_original(
     folder: Path, base: str | Path | None, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[Any, Any, Any]:
-    """(model, tokenizer, image processor) of what LLaVA's training wrote, see `load_answerer`.
-
-    Raises:
-        ValueError: a LoRA or a projector without its base, a whole model with one, no weights.
-        ImportError: LLaVA is missing.
-    """
+    """(model, tokenizer, image processor) of what LLaVA's training wrote, as `load_answerer`."""
     kind = _read_config(folder)["model_type"]
     whole = any(next(folder.glob(pattern), None) for pattern in _WEIGHTS)
     part = next((what for file, what in _PARTS.items() if (folder / file).is_file()), None)
@@ -402,12 +391,7 @@ def load_original(
 
 
 def conversation_of(config: Mapping[str, Any], name: str) -> str:
-    """LLaVA's name of the conversation that a model was trained with.
-
-    Args:
-        config: the model's config.json, whose model_type decides.
-        name: of the model; LLaVA's own code goes by it for the rest.
-    """
+    """LLaVA's name of the conversation that a model was trained with, by its type and its name."""
     kind = config.get("model_type")
     if kind in _CONVERSATIONS:
         return _CONVERSATIONS[kind]

@@ -45,8 +45,15 @@ def save_clip_vision(clip: Any, folder: str | Path) -> None:
         ImportError: transformers is missing.
     """
     transformers = require("transformers", extra="llava")
+    own = require("open_clip.transformer", extra="clip").VisionTransformer
     visual = clip.visual
-    _check(visual)
+    if not isinstance(visual, own):
+        raise ValueError(
+            f"the image tower is a {type(visual).__name__}: only open_clip's own ViT has the form "
+            "of transformers' CLIPVisionModel"
+        )
+    if visual.image_size[0] != visual.image_size[1]:
+        raise ValueError(f"images of {visual.image_size} pixels: CLIPVisionModel takes squares")
     block = visual.transformer.resblocks[0]
     size, patch = visual.image_size[0], visual.patch_size[0]
     config = transformers.CLIPVisionConfig(
@@ -61,48 +68,30 @@ def save_clip_vision(clip: Any, folder: str | Path) -> None:
     )
     model = transformers.CLIPVisionModel(config)
     prefix = next(iter(model.state_dict())).partition("embeddings.")[0]
-    state = {prefix + name: tensor for name, tensor in _renamed(visual.state_dict()).items()}
-    model.load_state_dict(state)
+    model.load_state_dict({prefix + k: x for k, x in _renamed(visual.state_dict()).items()})
     model.save_pretrained(str(folder))
-    preprocess = visual.preprocess_cfg
     transformers.CLIPImageProcessor(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
-        image_mean=list(preprocess["mean"]),
-        image_std=list(preprocess["std"]),
+        image_mean=list(visual.preprocess_cfg["mean"]),
+        image_std=list(visual.preprocess_cfg["std"]),
     ).save_pretrained(str(folder))
-
-
-def _check(visual: Any) -> None:
-    clip = require("open_clip.transformer", extra="clip")
-    if not isinstance(visual, clip.VisionTransformer):
-        raise ValueError(
-            f"the image tower is a {type(visual).__name__}: only open_clip's own ViT has the form "
-            "of transformers' CLIPVisionModel"
-        )
-    if visual.image_size[0] != visual.image_size[1]:
-        raise ValueError(f"images of {visual.image_size} pixels: CLIPVisionModel takes squares")
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under transformers' names; the projection into CLIP's space is left out."""
     renamed = {}
     for name, tensor in state.items():
+        tensor = tensor.float()
         if name in _OUTER:
-            renamed[_OUTER[name]] = tensor.float()
+            renamed[_OUTER[name]] = tensor
         elif name.startswith("transformer.resblocks."):
             index, _, inner = name.removeprefix("transformer.resblocks.").partition(".")
-            renamed |= {f"encoder.layers.{index}.{k}": v for k, v in _layer(inner, tensor.float())}
+            layer, (module, _, kind) = f"encoder.layers.{index}.", inner.rpartition(".")
+            if module in _LAYER:
+                renamed[f"{layer}{_LAYER[module]}.{kind}"] = tensor
+                continue
+            kind = inner.removeprefix("attn.in_proj_")  # three projections in one
+            for part, third in zip("qkv", torch.chunk(tensor, 3), strict=True):
+                renamed[f"{layer}self_attn.{part}_proj.{kind}"] = third.contiguous()
     return renamed
-
-
-def _layer(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    module, _, kind = name.rpartition(".")
-    if name.startswith("attn.in_proj_"):
-        kind = name.removeprefix("attn.in_proj_")
-        thirds = torch.chunk(tensor, 3)
-        return [
-            (f"self_attn.{part}_proj.{kind}", third.contiguous())
-            for part, third in zip("qkv", thirds, strict=True)
-        ]
-    return [(f"{_LAYER[module]}.{kind}", tensor)]

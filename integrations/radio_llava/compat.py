@@ -67,11 +67,7 @@ _SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 
 
 def check_transformers(installed: str) -> None:
-    """Refuse versions of transformers that are too old; say where one is newer than what is known.
-
-    Raises:
-        ImportError: older than 4.46.
-    """
+    """Raise ImportError for transformers older than 4.46; warn of one newer than what is known."""
     major, minor = (int(part) for part in installed.split(".")[:2])
     if (major, minor) < OLDEST:
         raise ImportError(
@@ -262,45 +258,32 @@ def _with_fsdp_as_list(initialize: Callable[..., Any]) -> Callable[..., Any]:
 
 def _mend_trainer(own: Any, base: Any) -> None:
     """Fit LLaVA's trainer to the arguments that transformers' trainer has today."""
-    if "tokenizer" not in inspect.signature(base.__init__).parameters:
-        wrap_once(own, "__init__", _with_processing_class)
-    needs_dataset = "train_dataset" in inspect.signature(base._get_train_sampler).parameters
-    if needs_dataset and len(inspect.signature(own._get_train_sampler).parameters) == 1:
-        wrap_once(own, "_get_train_sampler", _with_train_dataset)
-    if "model" in inspect.signature(base.create_optimizer).parameters:
-        wrap_once(own, "create_optimizer", _with_model)
-    if "metrics" not in inspect.signature(base._save_checkpoint).parameters:
-        wrap_once(own, "_save_checkpoint", _without_metrics(base))
 
+    def has(method: str, argument: str) -> bool:
+        return argument in inspect.signature(getattr(base, method)).parameters
 
-def _with_processing_class(init: Callable[..., None]) -> Callable[..., None]:
-    def renamed(self: Any, *args: Any, tokenizer: Any = None, **kwargs: Any) -> None:
-        init(self, *args, **({"processing_class": tokenizer} | kwargs))
+    def with_processing_class(init: Callable[..., None]) -> Callable[..., None]:
+        def renamed(self: Any, *args: Any, tokenizer: Any = None, **kwargs: Any) -> None:
+            init(self, *args, **({"processing_class": tokenizer} | kwargs))
 
-    return renamed
+        return renamed
 
+    def with_train_dataset(sampler: Callable[..., Any]) -> Callable[..., Any]:
+        # LLaVA trains on one data set, which the trainer has
+        return lambda self, train_dataset=None: sampler(self)
 
-def _with_train_dataset(sampler: Callable[..., Any]) -> Callable[..., Any]:
-    def of_own_dataset(self: Any, train_dataset: Any = None) -> Any:
-        return sampler(self)  # LLaVA trains on one data set, which the trainer has
+    def with_model(create: Callable[..., Any]) -> Callable[..., Any]:
+        def of_given_model(self: Any, model: Any = None) -> Any:
+            own = self.model
+            self.model = own if model is None else model  # the sharded one, which is trained
+            try:
+                return create(self)
+            finally:
+                self.model = own
 
-    return of_own_dataset
+        return of_given_model
 
-
-def _with_model(create: Callable[..., Any]) -> Callable[..., Any]:
-    def of_given_model(self: Any, model: Any = None) -> Any:
-        own = self.model
-        self.model = own if model is None else model  # the sharded one, whose weights are trained
-        try:
-            return create(self)
-        finally:
-            self.model = own
-
-    return of_given_model
-
-
-def _without_metrics(base: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def wrap(save: Callable[..., Any]) -> Callable[..., Any]:
+    def without_metrics(save: Callable[..., Any]) -> Callable[..., Any]:
         def saved(self: Any, model: Any, trial: Any, *_: Any) -> Any:
             if getattr(self.args, "tune_mm_mlp_adapter", False):
                 return save(self, model, trial)
@@ -308,7 +291,15 @@ def _without_metrics(base: Any) -> Callable[[Callable[..., Any]], Callable[..., 
 
         return saved
 
-    return wrap
+    if not has("__init__", "tokenizer"):
+        wrap_once(own, "__init__", with_processing_class)
+    takes_one = len(inspect.signature(own._get_train_sampler).parameters) == 1
+    if has("_get_train_sampler", "train_dataset") and takes_one:
+        wrap_once(own, "_get_train_sampler", with_train_dataset)
+    if has("create_optimizer", "model"):
+        wrap_once(own, "create_optimizer", with_model)
+    if not has("_save_checkpoint", "metrics"):
+        wrap_once(own, "_save_checkpoint", without_metrics)
 
 
 def _as_float32(load: Callable[..., Any]) -> Callable[..., Any]:

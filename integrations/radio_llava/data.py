@@ -193,7 +193,6 @@ def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) ->
 
 
 def _malformed(sample: Any) -> str:
-    """The part of a sample that is not of LLaVA's form; "" for none."""
     turns = sample.get("conversations") if isinstance(sample, dict) else None
     if not isinstance(turns, list) or not turns:
         return 'has no "conversations"'
@@ -209,7 +208,6 @@ def _malformed(sample: Any) -> str:
 
 
 def _mismatch(sample: Sample) -> str:
-    """The fault in the number of a sample's images; "" for none."""
     texts = [sentence["value"] for sentence in sample["conversations"]]
     image = sample.get("image")
     if isinstance(image, list):

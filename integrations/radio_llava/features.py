@@ -156,10 +156,6 @@ def freeze_unused(radio: RadioModel, config: TowerConfig) -> None:
 
     Other adaptors' heads, heads of the summary, blocks after the chosen ones: distributed training
     fails on parameters that never get a gradient, and an optimizer would let them decay.
-
-    Args:
-        radio: its weights have values. Parameters that are frozen already stay so.
-        config: which features.
     """
     step = radio.min_resolution_step
     height, width = radio.nearest_supported_resolution(step, step)

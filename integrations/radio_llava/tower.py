@@ -62,16 +62,7 @@ def is_radio_tower(name: str) -> bool:
 
 
 def check_flags(name: str, args: Any) -> None:
-    """Refuse what a tower cannot do.
-
-    Args:
-        name: of the vision tower.
-        args: LLaVA's model arguments, or the config of a LLaVA model.
-
-    Raises:
-        ValueError: class tokens, or flags of RADIO for another model; the flags are named. A config
-            that names code.
-    """
+    """Raise ValueError where LLaVA's arguments, or a model's config, ask what a tower cannot do."""
     select = getattr(args, "mm_vision_select_feature", "patch") or "patch"
     if select != "patch":
         raise ValueError(f"mm_vision_select_feature {select!r}: {name} gives patches; use 'patch'")

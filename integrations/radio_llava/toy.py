@@ -40,23 +40,20 @@ def toy_llm_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class ToyTraining:
-    """LLaVA-1.5's two stages, small.
-
-    Attributes:
-        batch_size: samples a step.
-        pretrain_steps: of stage 1 (captions; the projector alone).
-        instruct_steps: of stage 2 (questions; the projector and the language model).
-        pretrain_learning_rate: of stage 1.
-        instruct_learning_rate: of stage 2.
-        seed: of the weights and of the order of the samples.
-    """
+    """LLaVA-1.5's two stages, small."""
 
     batch_size: int = 16
+    """Samples a step."""
     pretrain_steps: int = 100
+    """Of stage 1 (captions; the projector alone)."""
     instruct_steps: int = 500
+    """Of stage 2 (questions; the projector and the language model)."""
     pretrain_learning_rate: float = 4e-3
+    """Of stage 1."""
     instruct_learning_rate: float = 1e-3
+    """Of stage 2."""
     seed: int = 0
+    """Of the weights and of the order of the samples."""
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.pretrain_steps, self.instruct_steps) < 1:

@@ -14,8 +14,8 @@ from rich.console import Console
 from radio_core.progress import rich_progress
 from radio_eval.cli.evaluate import evaluate
 from radio_eval.llava_toy import (
+    CONTESTANTS,
     ToyLlavaSizes,
-    contestants,
     prepare_toy_vqa,
     run_contestant,
 )
@@ -53,15 +53,15 @@ def quickstart(options: LlavaQuickstartOptions) -> int:
     results: dict[str, dict[str, Any]] = {}
     with rich_progress(console) as progress:
         data = prepare_toy_vqa(options.out / "toyworld", options.sizes, progress)
-    for contestant in contestants(options.resolution):
-        console.print(f"[bold]{contestant.name}[/bold]: training, then questions ...")
-        folder = options.out / contestant.name
+    for name in CONTESTANTS:
+        console.print(f"[bold]{name}[/bold]: training, then questions ...")
         start = time.perf_counter()
+        work = (options.out / name, data, options.training, options.resolution)
         with rich_progress(console) as progress:
-            result = run_contestant(contestant, folder, data, options.training, progress)
+            result = run_contestant(name, *work, progress)
         seconds = round(time.perf_counter() - start, 1)
-        results[contestant.name] = result | {"seconds": seconds}
-        console.print(f"{contestant.name}: {result['accuracy']:.1f} % in {seconds:.0f} s")
+        results[name] = result | {"seconds": seconds}
+        console.print(f"{name}: {result['accuracy']:.1f} % in {seconds:.0f} s")
     content = {
         "command": "radio llava quickstart",
         "results": results,

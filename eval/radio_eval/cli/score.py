@@ -11,7 +11,7 @@ from typing import Any, Literal
 from radio_core.data.folder import FolderError
 from radio_core.data.images import printable
 from radio_core.progress import rich_progress
-from radio_eval.data.answers import identifier, read_answers, read_lines
+from radio_eval.data.answers import read_answers, read_lines
 from radio_eval.data.coco import CocoAnnotations, read_predictions, read_results
 from radio_eval.data.coco_masks import decode_mask
 from radio_eval.data.segmentation import IGNORED, pair_label_maps, read_label_map
@@ -220,7 +220,7 @@ class PopeOptions(AnswersOptions):
         splits: dict[str, str] | None = None
         if self.llava_questions is not None:
             lines = (line for _, line in read_lines(self.llava_questions))
-            splits = {str(identifier(x.get("question_id"))): str(x.get("category")) for x in lines}
+            splits = {str(x.get("question_id")): str(x.get("category")) for x in lines}
         benchmark = Pope(self.questions) if splits is None else Pope(self.questions, splits=splits)
         scores: Json = benchmark.score(read_answers(self.answers))
         return next(iter(scores.get("splits", {}).values()), scores)

@@ -5,7 +5,7 @@ An answer file has one JSON object a line, as LLaVA writes it:
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from radio_core.data.images import printable
 
+S = TypeVar("S")
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -143,41 +144,46 @@ def read_answers(path: Path) -> Answers:
             number) or without a "text".
     """
 
-    def answer(number: int, line: Json) -> Answer | None:
-        key, text = identifier(line.get("question_id")), line.get("text")
-        prompt = line.get("prompt", "")
-        if key is None or not isinstance(text, str) or not isinstance(prompt, str):
-            return None
-        return Answer(line=number, question_id=key, text=text, prompt=prompt)
+    def answer(numbered: tuple[int, Json]) -> Answer:
+        number, line = numbered
+        key, prompt = identifier(line["question_id"]), words(line.get("prompt", ""))
+        return Answer(line=number, question_id=key, text=words(line["text"]), prompt=prompt)
 
-    said = complete(
-        path,
-        ((f"line {number}", answer(number, line)) for number, line in read_lines(path)),
-        '"question_id" (string or whole number) and "text" (string)',
-        "line",
-    )
-    return Answers(path=path, said=said)
+    lines = ((f"line {number}", (number, line)) for number, line in read_lines(path))
+    expected = '"question_id" (string or whole number) and "text" (string)'
+    return Answers(path=path, said=parsed(path, lines, answer, expected, "line"))
 
 
-def complete(
-    path: Path, found: Iterable[tuple[str, T | None]], expected: str, what: str
+def parsed(
+    path: Path,
+    things: Iterable[tuple[str, S]],
+    parse: Callable[[S], T],
+    expected: str,
+    what: str,
 ) -> list[T]:
-    """What was read of a file, where all of it is as it should be.
+    """What was read of a file, thing by thing.
 
     Args:
         path: of the file.
-        found: (name of its place, what was read there), None for something else.
-        expected: what should be there, for the message.
+        things: (name of its place, a part of the document).
+        parse: raises KeyError, TypeError or ValueError for something else than expected.
+        expected: for the message.
         what: one thing, for the message.
 
     Raises:
         ScoreInputError: there is something else; the first places are named, all are counted.
     """
-    pairs = list(found)
-    wrong = [place for place, thing in pairs if thing is None]
+    found, wrong = [], []
+    for place, thing in things:
+        try:
+            found.append(parse(thing))
+        except (KeyError, TypeError, AttributeError):
+            wrong.append(place)
+        except ValueError as error:
+            wrong.append(f"{place} ({error})")
     if wrong:
         raise ScoreInputError(path, f"expected {expected}; not so in {counted(wrong, what)}")
-    return [thing for _, thing in pairs if thing is not None]
+    return found
 
 
 def unique(path: Path, pairs: Iterable[tuple[str, T]], fault: str) -> dict[str, T]:
@@ -198,18 +204,18 @@ def unique(path: Path, pairs: Iterable[tuple[str, T]], fault: str) -> dict[str, 
     return found
 
 
-def identifier(value: object) -> str | None:
-    """An id as text; None for what is neither a string nor a whole number."""
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return str(value)
-    return None
+def identifier(value: object) -> str:
+    """An id as text; TypeError for what is neither a string nor a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise TypeError
+    return str(value)
 
 
-def strings(value: object) -> list[str] | None:
-    """The value if it is a list of strings that is not empty, else None."""
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return value
-    return None
+def words(value: object) -> str:
+    """The value if it is a string; else TypeError."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def entries(path: Path, key: str) -> list[tuple[str, Json]]:

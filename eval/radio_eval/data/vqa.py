@@ -3,20 +3,19 @@
 The layouts are those of the toy world's export and of LLaVA's own playground/data/eval.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from radio_core.data.images import printable
 from radio_eval.data.answers import (
     Json,
     ScoreInputError,
-    complete,
     identifier,
+    parsed,
     read_document,
     read_lines,
     unique,
+    words,
 )
 from radio_llava.images import IMAGE
 
@@ -192,27 +191,26 @@ def read_vqa_questions(path: Path, benchmark: str) -> list[VqaQuestion]:
         document = read_document(path)
         if not isinstance(document, list) or not document:
             raise ScoreInputError(path, "wrong format: expected a list of LLaVA's entries")
-        read = [(f"number {n}", _scienceqa_question(entry)) for n, entry in enumerate(document)]
+        numbered = [(f"number {place}", entry) for place, entry in enumerate(document)]
         expected = '"id" and "conversations" (the first with "value")'
+        questions = parsed(path, numbered, _scienceqa_question, expected, "question")
     else:
-        read = [(f"line {number}", _question(line)) for number, line in read_lines(path)]
+        lines = [(f"line {number}", line) for number, line in read_lines(path)]
         expected = '"question_id" (string or whole number), "text" and perhaps "image" (strings)'
-    questions = complete(path, read, expected, "question")
+        questions = parsed(path, lines, _question, expected, "question")
     if benchmark != "textvqa":
-        pairs = ((str(question.question_id), question) for question in questions)
+        pairs = ((question.key, question) for question in questions)
         unique(path, pairs, "ids that occur more than once")
     return questions
 
 
-def _question(line: Json) -> VqaQuestion | None:
-    key: Any = line.get("question_id")
-    text, image = line.get("text", ""), line.get("image", "")
-    if not _are_question(key, text, image):
-        return None
+def _question(line: Json) -> VqaQuestion:
+    text, image = _asked(line["text"]), words(line.get("image", ""))
+    identifier(line["question_id"])
     marks = text.count(IMAGE)
     fault = "" if image else "it names no image"
     return VqaQuestion(
-        question_id=key,
+        question_id=line["question_id"],
         prompt=text,
         image=image,
         category=str(line.get("category", "")),
@@ -220,15 +218,10 @@ def _question(line: Json) -> VqaQuestion | None:
     )
 
 
-def _scienceqa_question(entry: Any) -> VqaQuestion | None:
-    fields: Json = entry if isinstance(entry, dict) else {}
-    turns = fields.get("conversations")
-    first = turns[0] if isinstance(turns, list) and turns else None
-    text: Any = first.get("value") if isinstance(first, Mapping) else None
-    key: Any = fields.get("id")
-    image = fields.get("image", "")
-    if not _are_question(key, text, image):
-        return None
+def _scienceqa_question(entry: Json) -> VqaQuestion:
+    turns = entry["conversations"] or [{}]
+    text, image = _asked(turns[0]["value"]), words(entry.get("image", ""))
+    identifier(entry["id"])
     marks, fault = text.count(IMAGE), ""
     if marks and not image:
         fault = f"{IMAGE} without an image"
@@ -236,10 +229,10 @@ def _scienceqa_question(entry: Any) -> VqaQuestion | None:
         fault = f"an image, but {IMAGE} {marks} times"
     place = f"{IMAGE}\n" if image else ""
     prompt = f"{place}{text.replace(IMAGE, '').strip()}\n{SCIENCEQA_PROMPT}"
-    return VqaQuestion(question_id=key, prompt=prompt, image=image, fault=fault)
+    return VqaQuestion(question_id=entry["id"], prompt=prompt, image=image, fault=fault)
 
 
-def _are_question(key: Any, text: Any, image: Any) -> bool:
-    if identifier(key) is None or not isinstance(text, str) or not isinstance(image, str):
-        return False
-    return bool(text.replace(IMAGE, "").strip())
+def _asked(text: object) -> str:
+    if not words(text).replace(IMAGE, "").strip():
+        raise TypeError
+    return words(text)

@@ -8,22 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from radio_eval.data.answers import (
     Answer,
     Answers,
     Json,
     ScoreInputError,
-    complete,
     counted,
     entries,
     identifier,
     listed,
+    parsed,
     read_lines,
     read_mapping,
-    strings,
     unique,
+    words,
 )
 from radio_eval.data.vqa import VqaData, VqaQuestion
 from radio_eval.scores.vqa import (
@@ -63,18 +62,15 @@ class Gqa(Benchmark):
     def __init__(self, path: Path) -> None:
         document = read_mapping(path, "{question id: question}")
 
-        def label(fields: Any) -> tuple[str, str, bool] | None:
-            fields = fields if isinstance(fields, Mapping) else {}
-            answer, balanced = fields.get("answer"), fields.get("isBalanced")
-            if not isinstance(answer, str) or not isinstance(balanced, bool):
-                return None
-            types = fields.get("types")
-            kind = (types if isinstance(types, Mapping) else fields).get("structural")
-            return answer, kind if isinstance(kind, str) else "", balanced
+        def label(question: Json) -> tuple[str, str, bool]:
+            types = question.get("types")
+            kind = (types if isinstance(types, Mapping) else question).get("structural")
+            balanced = {True: True, False: False}[question["isBalanced"]]
+            return words(question["answer"]), kind if isinstance(kind, str) else "", balanced
 
-        read = [(key, label(question)) for key, question in document.items()]
         expected = '"answer" (string) and "isBalanced" (true or false)'
-        labels = dict(zip(document, complete(path, read, expected, "question"), strict=True))
+        read = parsed(path, document.items(), label, expected, "question")
+        labels = dict(zip(document, read, strict=True))
         # id -> (right answer, structural type)
         self.balanced = {k: (text, kind) for k, (text, kind, counts) in labels.items() if counts}
         self.unbalanced = labels.keys() - self.balanced.keys()
@@ -126,18 +122,14 @@ class TextVqa(Benchmark):
     """
 
     def __init__(self, path: Path) -> None:
-        read: list[tuple[str, tuple[TextVqaKey, list[str]] | None]] = []
-        for place, entry in entries(path, "data"):
-            image, question = identifier(entry.get("image_id")), entry.get("question")
-            people = strings(entry.get("answers"))
-            if image is None or not isinstance(question, str) or not people:
-                read.append((place, None))
-            elif len(people) != ANSWERERS:
-                read.append((f"{place} ({len(people)} answers)", None))
-            else:
-                read.append((place, ((image, question.lower()), people)))
+        def label(entry: Json) -> tuple[TextVqaKey, list[str]]:
+            people = [words(answer) for answer in entry["answers"]]
+            if len(people) != ANSWERERS:
+                raise ValueError(f"{len(people)} answers")
+            return (identifier(entry["image_id"]), words(entry["question"]).lower()), people
+
         expected = f'"image_id", "question" and {ANSWERERS} "answers"'
-        labels = complete(path, read, expected, "question")
+        labels = parsed(path, entries(path, "data"), label, expected, "question")
         self.people, self.asked = dict(labels), Counter(key for key, _ in labels)
 
     def score(self, answers: Answers) -> Json:
@@ -198,20 +190,22 @@ class Pope(Benchmark):
     """
 
     def __init__(self, *paths: Path, splits: Mapping[str, str] | None = None) -> None:
-        def label(number: int, line: Json) -> PopeLabel | None:
-            key, text = identifier(line.get("question_id")), line.get("text")
-            if key is None or not isinstance(text, str) or line.get("label") not in ("yes", "no"):
-                return None
-            yes = line["label"] == "yes"
-            return PopeLabel(line=number, question_id=key, question=text, yes=yes)
+        def label(numbered: tuple[int, Json]) -> PopeLabel:
+            number, line = numbered
+            return PopeLabel(
+                line=number,
+                question_id=identifier(line["question_id"]),
+                question=words(line["text"]),
+                yes={"yes": True, "no": False}[line["label"]],
+            )
 
         expected = '"question_id", "text" and "label" ("yes" or "no")'
         self.paths, self.splits = paths, splits
         self.labels: dict[str, list[PopeLabel]] = {}
         for path in paths:
-            read = [(f"line {number}", label(number, line)) for number, line in read_lines(path)]
+            lines = [(f"line {number}", (number, line)) for number, line in read_lines(path)]
             split = path.stem.rpartition("_")[2]
-            self.labels[split] = complete(path, read, expected, "line")
+            self.labels[split] = parsed(path, lines, label, expected, "line")
 
     def ask(self, questions: Sequence[VqaQuestion], *, whole: bool = True) -> None:
         """See `Benchmark`."""
@@ -323,35 +317,30 @@ class Vqav2(Benchmark):
     def __init__(
         self, questions: Path, annotations: Path | None = None, *, normalise: bool = True
     ) -> None:
-        numbered = (
-            entries(questions, "questions")
-            if questions.suffix != ".jsonl"
-            else [(f"line {number}", line) for number, line in read_lines(questions)]
-        )
-        pairs = ((place, (identifier(x.get("question_id")), x)) for place, x in numbered)
-        read = [(place, None if key is None else (key, x)) for place, (key, x) in pairs]
-        asked = complete(questions, read, '"question_id"', "question")
-        # as text -> as the file has it
-        self.ids = unique(
-            questions, ((k, x["question_id"]) for k, x in asked), "asked more than once"
-        )
+        if questions.suffix == ".jsonl":
+            asked = [(f"line {number}", line) for number, line in read_lines(questions)]
+        else:
+            asked = entries(questions, "questions")
+
+        def key(entry: Json) -> tuple[str, int | str]:
+            return identifier(entry["question_id"]), entry["question_id"]
+
+        ids = parsed(questions, asked, key, '"question_id"', "question")
+        self.ids = unique(questions, ids, "asked more than once")  # as text -> as the file has it
         self.annotations, self.normalise = annotations, normalise
         self.labels: dict[str, tuple[list[str], str]] = {}
         if annotations is None:
             return
 
-        def label(entry: Json) -> tuple[str, tuple[list[str], str]] | None:
-            key, kind = identifier(entry.get("question_id")), entry.get("answer_type")
-            people = entry.get("answers")
-            said = people if isinstance(people, list) else []
-            texts = strings([a.get("answer") if isinstance(a, dict) else None for a in said])
-            if key is None or not isinstance(kind, str) or texts is None:
-                return None
-            return key, (texts, kind)
+        def label(entry: Json) -> tuple[str, tuple[list[str], str]]:
+            people = [words(answer["answer"]) for answer in entry["answers"]]
+            if not people:
+                raise ValueError("no answers")
+            return identifier(entry["question_id"]), (people, words(entry["answer_type"]))
 
-        labelled = [(place, label(entry)) for place, entry in entries(annotations, "annotations")]
         expected = '"question_id", "answer_type" and "answers" (each with "answer")'
-        labels = complete(annotations, labelled, expected, "annotation")
+        labelled = entries(annotations, "annotations")
+        labels = parsed(annotations, labelled, label, expected, "annotation")
         self.labels = unique(annotations, labels, "annotated more than once")
 
     def _forget(self, but: set[str]) -> None:
@@ -418,27 +407,27 @@ class ScienceQa(Benchmark):
         lists = read_mapping(splits, "{split: [problem ids]}")
         if split not in lists:
             raise ScoreInputError(splits, f"no split {split!r}; it has {listed(lists)}")
-        ids = lists[split] if isinstance(lists[split], list) else []
-        keys = [key for key in map(identifier, ids) if key is not None]
-        if not ids or len(keys) != len(ids):
-            raise ScoreInputError(splits, f"wrong format: split {split!r} is no list of ids")
+        message = f"split {split!r} is no list of problem ids"
+        if not lists[split] or not isinstance(lists[split], list):
+            raise ScoreInputError(splits, message)
+        numbered = ((f"number {place}", key) for place, key in enumerate(lists[split]))
+        keys = parsed(splits, numbered, identifier, "problem ids", "entry")
         unknown = [key for key in keys if key not in known]
         if unknown:
             message = f"lacks, of split {split!r}, {counted(unknown, 'problem')}"
             raise ScoreInputError(problems, message)
         unique(splits, ((key, key) for key in keys), f"more than once in split {split!r}")
 
-        def letter(problem: Any) -> str | None:
-            fields = problem if isinstance(problem, Mapping) else {}
-            choices, answer = fields.get("choices"), fields.get("answer")
-            if not isinstance(choices, list) or not isinstance(answer, int):
-                return None
-            fits = 0 <= answer < len(choices) <= len(LETTERS) and not isinstance(answer, bool)
-            return LETTERS[answer] if fits else None
+        def letter(problem: Json) -> str:
+            choices, answer = problem["choices"], problem["answer"]
+            fits = isinstance(choices, list) and 0 <= answer < len(choices) <= len(LETTERS)
+            if not fits or isinstance(answer, bool):
+                raise TypeError
+            return LETTERS[answer]
 
-        read = [(key, letter(known[key])) for key in keys]
         expected = f'"choices" (at most {len(LETTERS)}) and "answer" (index of one of them)'
-        letters = complete(problems, read, expected, "problem")
+        asked = ((key, known[key]) for key in keys)
+        letters = parsed(problems, asked, letter, expected, "problem")
         self.letters = dict(zip(keys, letters, strict=True))
 
     def _forget(self, but: set[str]) -> None:

@@ -154,7 +154,7 @@ class RadioVisionModel(PreTrainedModel):
         return model
 
     def freeze_unused(self) -> None:
-        """Freeze what the chosen features do not depend on, see `radio_llava.features`."""
+        """See `radio_llava.features`."""
         freeze_unused(self.radio, self.tower)
 
     def train(self, mode: bool = True) -> "RadioVisionModel":
@@ -302,14 +302,7 @@ def build_llava(
 def llava_config(
     vision: RadioVisionConfig, text: PretrainedConfig, token_id: int, **options: Any
 ) -> LlavaConfig:
-    """The configuration of a LLaVA with a RADIO tower.
-
-    Args:
-        vision: of the tower.
-        text: of the language model.
-        token_id: of the token that stands for an image patch.
-        **options: further fields of `LlavaConfig`.
-    """
+    """The `LlavaConfig` of a tower, a language model and the token of an image patch."""
     return LlavaConfig(
         vision_config=vision,
         text_config=text,

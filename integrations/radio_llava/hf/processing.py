@@ -57,7 +57,7 @@ LLAVA_V1 = llava_v1()
 
 
 class RadioImagesKwargs(ImagesKwargs, total=False):
-    """What a call of the processor may say about its images, see `RadioLlavaImageProcessor`."""
+    """What a call may say about its images besides, see `RadioLlavaImageProcessor`."""
 
     resolution: int
     aspect: str
@@ -113,12 +113,8 @@ class RadioLlavaImageProcessor(BaseImageProcessor):
             int64 [B, 2], the height and width of each in pixels, multiples of `step`.
         """
         red, green, blue = self.mean
-        fitting = RadioImageProcessor(
-            resolution or self.resolution,
-            self.step,
-            aspect or self.aspect,
-            mean=(red, green, blue),
-        )
+        size, shape = resolution or self.resolution, aspect or self.aspect
+        fitting = RadioImageProcessor(size, self.step, shape, mean=(red, green, blue))
         flat: Any = make_flat_list_of_images(self.fetch_images(images))
         pictures = [x if isinstance(x, Image.Image) else to_pil_image(x) for x in flat]
         pixels = [pil_to_tensor(fitting.fit(picture)).float() / 255 for picture in pictures]
@@ -127,12 +123,6 @@ class RadioLlavaImageProcessor(BaseImageProcessor):
         padded = [F.pad(i, (0, width - i.shape[-1], 0, height - i.shape[-2])) for i in pixels]
         data = {"pixel_values": torch.stack(padded), "image_sizes": sizes}
         return BatchFeature(data, tensor_type=return_tensors or "pt")
-
-    def token_count(self, height: int, width: int, patch_size: int) -> int:
-        """Number of image tokens that an image of `height` x `width` pixels becomes."""
-        if self.aspect != "native":
-            height = width = 1
-        return token_count(height, width, self.resolution, patch_size, self.step)
 
 
 class RadioLlavaProcessor(LlavaProcessor):
@@ -229,7 +219,10 @@ class RadioLlavaProcessor(LlavaProcessor):
         """How many tokens original images of these (height, width) become; serving asks this."""
         if image_sizes is None:
             return MultiModalData()
-        counts = [self.image_processor.token_count(h, w, self.patch_size) for h, w in image_sizes]
+        images = self.image_processor
+        sizes = [(h, w) if images.aspect == "native" else (1, 1) for h, w in image_sizes]
+        limits = (images.resolution, self.patch_size, images.step)
+        counts = [token_count(height, width, *limits) for height, width in sizes]
         return MultiModalData(num_image_tokens=counts, num_image_patches=[1] * len(counts))
 
 
