@@ -41,10 +41,7 @@ def load_radio_sam(
         sam: whose neck and mask decoder serve: "toy-sam", which comes with the package, an
             official checkpoint as "vit_h:CHECKPOINT" or as the file alone (.pth; the tensors tell
             its type), or a directory with sam_config.json.
-        adaptor: name of the model's adaptor that imitates SAM.
-        window_size: see `swap_image_encoder`.
-        image_size: see `swap_image_encoder`.
-        skip_padding: see `swap_image_encoder`.
+        adaptor: see `swap_image_encoder`, as `window_size`, `image_size` and `skip_padding`.
         device: where it goes; None for the CPU, or for where a given model is.
 
     Raises:
@@ -105,10 +102,7 @@ def build_radio_sam(
         radio: model with a `sam` adaptor.
         sam_checkpoint: the .pth file.
         model_type: which SAM the file holds.
-        adaptor: see `swap_image_encoder`.
-        window_size: see `swap_image_encoder`.
-        image_size: see `swap_image_encoder`.
-        skip_padding: see `swap_image_encoder`.
+        adaptor: see `swap_image_encoder`, as the next three.
 
     Raises:
         ValueError: an unknown type, a file that is no such checkpoint (missing and ill-shaped

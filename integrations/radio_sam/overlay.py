@@ -38,13 +38,15 @@ def draw_overlay(image: Pixels, masks: Sequence[FoundMask], *, prompts: bool = T
     Returns:
         The picture, magnified a whole number of times if the image is small, or reduced.
     """
-    scale = _scale(max(image.shape[:2]))
+    side = max(image.shape[:2])
+    scale = math.ceil(SMALLEST / side) if side < SMALLEST else min(1.0, LARGEST / side)
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     pixels = np.array(Image.fromarray(image).resize((width, height), method))
     pen = max(2, round(max(height, width) / 400))
     for found in sorted(masks, key=lambda found: -found.area):
-        _paint(pixels, _resized(found.mask, width, height), object_colour(found.number), pen)
+        mask = Image.fromarray(found.mask).resize((width, height), Image.Resampling.NEAREST)
+        _paint(pixels, np.asarray(mask), object_colour(found.number), pen)
     picture = Image.fromarray(pixels)
     if prompts:
         draw = ImageDraw.Draw(picture)
@@ -63,16 +65,6 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     for index, picture in enumerate(pictures):
         row.paste(picture, (index * (width + gap), 0))
     return row
-
-
-def _scale(side: int) -> float:
-    """Pixels of the picture for each of an image whose longer side is `side`."""
-    return math.ceil(SMALLEST / side) if side < SMALLEST else min(1.0, LARGEST / side)
-
-
-def _resized(mask: Mask, width: int, height: int) -> Mask:
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)) > 0
 
 
 def _paint(pixels: Pixels, mask: Mask, colour: Colour, pen: int) -> None:

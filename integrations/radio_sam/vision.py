@@ -103,9 +103,6 @@ def sam_of(
             (`SamTeacher`, `SamVision`, or any model that has one as its attribute `sam`).
         sam: whose neck and mask decoder serve a RADIO model; see `load_radio_sam`.
         adaptor: see `swap_image_encoder`, as the next three.
-        window_size: of the attention.
-        image_size: of the padded input.
-        skip_padding: do not compute the padding.
 
     Raises:
         ValueError: a model of another kind, or options that it does not have.

@@ -39,11 +39,7 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, label: Tensor, ignored: Tensor | None = None) -> None:
         """Add integer maps of equal shape; predictions lie in [0, C).
 
-        Args:
-            prediction: classes.
-            label: classes.
-            ignored: bool, the pixels that count nowhere; by default those with the label
-                `ignore_index`.
+        Where `ignored` (bool) pixels count nowhere; by default where the label is `ignore_index`.
 
         Raises:
             ValueError: shapes differ, or a value lies outside [0, C) and is not ignored.

@@ -152,19 +152,16 @@ class ModeSwitch(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionScore:
-    """How near a head is to its teacher at one input resolution.
-
-    Attributes:
-        resolution: side in pixels of the student's square input.
-        mse: mean squared error over images, positions and channels, in the teacher's numbers.
-        mse_std: standard deviation between images of their mean squared errors.
-        cosine: mean cosine similarity over images and positions, in [-1, 1].
-    """
+    """How near a head is to its teacher at one input resolution."""
 
     resolution: int
+    """Side in pixels of the student's square input."""
     mse: float
+    """Mean squared error over images, positions and channels, in the teacher's numbers."""
     mse_std: float
+    """Standard deviation between images of their mean squared errors."""
     cosine: float
+    """Mean cosine similarity over images and positions, in [-1, 1]."""
 
 
 def default_resolutions(spec: ModelSpec) -> tuple[int, ...]:
