@@ -92,17 +92,23 @@ class Processes:
         """This process's part of the items: every size-th one."""
         return items[self.rank :: self.size]
 
-    def gather(self, value: T, patient: bool = False) -> list[T]:
+    def gather(self, value: T, patient: bool = False, first_only: bool = False) -> list[T]:
         """Everyone's value, by rank. Also a point that no process passes before all have come.
 
         Args:
             value: picklable.
             patient: after work of which one process may have hours more than another.
+            first_only: large values that the first process alone needs; the others get none, and
+                do not wait.
         """
         if self.size == 1:
             return [value]
+        group = self._patient if patient else self._control
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._patient if patient else self._control)
+        if first_only:
+            dist.gather_object(value, values if self.first else None, dst=0, group=group)
+            return values if self.first else []
+        dist.all_gather_object(values, value, group=group)
         return values
 
     def broadcast(self, value: T | None) -> T:

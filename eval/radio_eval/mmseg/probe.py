@@ -144,7 +144,7 @@ class LinearProbe:
         samples = sample_loader(reader, keys, self.workers)
         for _ in range(first_step, p.iterations):
             own = [self._chunk(backbone, number, next(samples)) for number in chunks]
-            shares = self.processes.gather(own, patient=True)
+            shares = self.processes.gather(own, patient=True, first_only=True)
             if self.processes.first:
                 features, labels = self._merged(shares, problems)
                 yield TrainBatch(features.to(self.model.device), labels.to(self.model.device))
@@ -162,7 +162,7 @@ class LinearProbe:
         for done, samples in enumerate(sample_loader(reader, keys, self.workers), start=1):
             own.append(self._chunk(backbone, numbers[done - 1], samples))
             self.progress("linear-seg train images", done, len(numbers))
-        shares = self.processes.gather(own, patient=True)
+        shares = self.processes.gather(own, patient=True, first_only=True)
         if not self.processes.first:
             return
         features, labels = self._merged(shares, problems)
