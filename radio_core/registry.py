@@ -59,7 +59,7 @@ class Registry(Generic[T]):
         return dict(sorted(found.items()))
 
     def __contains__(self, name: object) -> bool:
-        """Whether an entry point has that name."""
+        """An entry point has that name."""
         return name in self.entries
 
     def load(self, name: str) -> T:

@@ -87,7 +87,7 @@ class Block(nn.Module):
         mlp_ratio: hidden width of the MLP / embed_dim.
         ffn: "mlp" or "swiglu".
         init_values: initial LayerScale; None for no LayerScale.
-        qkv_bias: whether the projection to queries, keys and values has a bias.
+        qkv_bias: give the projection to queries, keys and values a bias.
         eps: of both LayerNorms.
     """
 

@@ -52,10 +52,10 @@ class RadioConfig:
         teachers: names of the teachers that it was distilled from.
         max_resolution: longest image side in pixels that it is meant for; None if unknown.
         preferred_resolution: (height, width) in pixels; None if unknown.
-        supports_windows: whether it was trained for windowed attention.
-        feature_normalizer: whether the features pass a `FeatureNormalizer`.
-        intermediate_normalizer: whether intermediate features pass an `IntermediateNormalizer`,
-            with one rotation "shared" by all blocks or one "per_layer".
+        supports_windows: it was trained for windowed attention.
+        feature_normalizer: the features pass a `FeatureNormalizer`.
+        intermediate_normalizer: intermediate features pass an `IntermediateNormalizer`, with one
+            rotation "shared" by all blocks or one "per_layer"; None if they do not.
         dtype: in which the backbone computes unless it is loaded in another; adaptors are float32.
         licence: licence of the weights.
     """

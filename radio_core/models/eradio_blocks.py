@@ -48,7 +48,7 @@ class ConvBN(nn.Module):
 
 
 def _weight_dominates(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the weight is far larger than all patches of the map, and x is on a CPU.
+    """The weight is far larger than all patches of the map, and x is on a CPU.
 
     There a convolution rearranges its weight on every call, which then costs more than cutting
     the patches out: 77 ms against 60 for 1536 channels at 16 x 16 cells.

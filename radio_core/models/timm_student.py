@@ -28,7 +28,7 @@ class Pyramid(NamedTuple):
         channels: width of each.
         strides: cell of each in pixels; the first one's is that of the student's features.
         resolution_step: image sides are multiples of it, in pixels.
-        fixed: whether `resolution_step` itself is the only side that works.
+        fixed: `resolution_step` itself is the only side that works.
     """
 
     indices: tuple[int, ...]

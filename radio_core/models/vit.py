@@ -43,7 +43,7 @@ class ViTConfig(BackboneConfig):
         pos_align_corners: resize the grid as the releases up to C-RADIOv3 were trained; the
             official code has since changed to False for all of them.
         pos_dropout: chance in training that a sample gets no positions.
-        patch_bias: whether the patch embedding has a bias (DINOv2-style students).
+        patch_bias: the patch embedding has a bias (DINOv2-style students).
         stem: "patch" (one matrix per patch) or "conv" (a small convolutional network).
         summary: "cls" (all class tokens), "first" (the first one alone), or "avg" (mean of the
             patch features instead, paper Table 6).

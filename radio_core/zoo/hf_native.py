@@ -112,7 +112,7 @@ BUFFERS = {
 
 
 def is_native(config: Mapping[str, Any]) -> bool:
-    """Whether a parsed config.json belongs to transformers' own `radio` model."""
+    """A parsed config.json belongs to transformers' own `radio` model."""
     return config.get("model_type") == "radio"
 
 

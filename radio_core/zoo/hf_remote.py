@@ -35,7 +35,7 @@ SUMMARY_IDXS = "radio_model.summary_idxs"
 
 
 def is_remote_code(config: Mapping[str, Any]) -> bool:
-    """Whether a parsed config.json belongs to such a directory."""
+    """A parsed config.json belongs to such a directory."""
     return isinstance(config.get("args"), dict)
 
 

@@ -81,7 +81,7 @@ class ModelCard:
 
     @property
     def text_adaptors(self) -> tuple[str, ...]:
-        """Those of its adaptors that also encode text."""
+        """Its adaptors that also encode text."""
         return tuple(name for name in self.adaptors if name in TEXT_ADAPTORS)
 
     @property
