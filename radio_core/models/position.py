@@ -9,13 +9,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.vision import any_size
+
+if TYPE_CHECKING:
+    from radio_core.models.vit import ViTConfig
 
 
 class PatchEmbed(nn.Linear):
@@ -121,41 +124,21 @@ class PrefixTokens(nn.Module):
 
 
 class PatchGenerator(nn.Module):
-    """Pixels to the token sequence [class tokens | registers | patches + positions].
+    """Pixels to the token sequence [class tokens | registers | patches + positions] of a ViT."""
 
-    Args:
-        embedder: images [B, 3, H, W] to row-major tokens [B, N, C].
-        patch_size: pixels of one patch.
-        embed_dim: width C.
-        grid_size: rows (= columns) of the stored position grid.
-        num_prefix_tokens: class tokens plus registers; they get no position.
-        positions: how the grid serves other sizes than its own.
-        align_corners: resize as the releases up to C-RADIOv3 were trained.
-        dropout: chance that a training sample gets no position at all.
-    """
-
-    def __init__(
-        self,
-        embedder: nn.Module,
-        *,
-        patch_size: int,
-        embed_dim: int,
-        grid_size: int,
-        num_prefix_tokens: int,
-        positions: Positions,
-        align_corners: bool,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: "ViTConfig") -> None:
         super().__init__()
-        self.embedder = embedder
-        self.patch_size = patch_size
-        self.grid_size = grid_size
-        self.scheme = positions
-        self.align_corners = align_corners
-        self.dropout = dropout
-        self.pos_embed = nn.Parameter(torch.empty(1, grid_size**2, embed_dim))
+        self.config = config
+        self.patch_size, self.grid_size = config.patch_size, config.grid_size
+        width, prefix = config.embed_dim, config.num_prefix_tokens
+        self.embedder: nn.Module
+        if config.stem == "conv":
+            self.embedder = ConvStem(config.patch_size, width)
+        else:
+            self.embedder = PatchEmbed(config.patch_size, width, config.patch_bias)
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid_size**2, width))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.cls_token = PrefixTokens(num_prefix_tokens, embed_dim) if num_prefix_tokens else None
+        self.cls_token = PrefixTokens(prefix, width) if prefix else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to tokens [B, num_prefix_tokens + h*w, C]."""
@@ -178,19 +161,19 @@ class PatchGenerator(nn.Module):
             field = self.pos_embed.float().unflatten(1, (self.grid_size, self.grid_size))
             field = self._fitted(field.permute(0, 3, 1, 2), batch, rows, cols)
             positions = field.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
-        if self.training and self.dropout > 0:
-            keep = uniform(batch, 1, 1, device=positions.device) > self.dropout
+        if self.training and self.config.pos_dropout > 0:
+            keep = uniform(batch, 1, 1, device=positions.device) > self.config.pos_dropout
             positions = torch.where(keep, positions, 0)
         return positions
 
     def _fitted(self, field: Tensor, batch: int, rows: int, cols: int) -> Tensor:
         """The grid [1, C, R, R] as [1 or B, C, rows, cols]."""
-        if self.scheme == "fixed":
+        if self.config.positions == "fixed":
             side = self.grid_size * self.patch_size
             raise ValueError(f"this model takes images of {side}x{side} pixels only")
-        if self.scheme == "dinov2":
+        if self.config.positions == "dinov2":
             return F.interpolate(field, size=(rows, cols), mode="bicubic", antialias=True)
-        if self.scheme == "grid":
+        if self.config.positions == "grid":
             return self._fit_top_left(field, rows, cols)
         if self.training:
             return _random_crops(field, batch, rows, cols)
@@ -208,7 +191,7 @@ class PatchGenerator(nn.Module):
 
     def _resize(self, field: Tensor, rows: int, cols: int) -> Tensor:
         return F.interpolate(
-            field, size=(rows, cols), mode="bilinear", align_corners=self.align_corners
+            field, size=(rows, cols), mode="bilinear", align_corners=self.config.pos_align_corners
         )
 
 

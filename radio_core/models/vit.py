@@ -16,7 +16,7 @@ from radio_core.models.block import (
     WindowGrid,
     window_schedule,
 )
-from radio_core.models.position import ConvStem, PatchEmbed, PatchGenerator, Positions
+from radio_core.models.position import PatchGenerator, Positions
 from radio_core.vision import Output, Resolution, check_images
 
 LAYER_NORM_EPS = 1e-6
@@ -182,21 +182,7 @@ class VisionTransformer(Backbone):
         self.num_prefix_tokens = config.num_prefix_tokens
         self._recomputes_blocks = False
         width = config.embed_dim
-        stem: nn.Module
-        if config.stem == "conv":
-            stem = ConvStem(config.patch_size, width)
-        else:
-            stem = PatchEmbed(config.patch_size, width, config.patch_bias)
-        self.patch_generator = PatchGenerator(
-            stem,
-            patch_size=config.patch_size,
-            embed_dim=width,
-            grid_size=config.grid_size,
-            num_prefix_tokens=config.num_prefix_tokens,
-            positions=config.positions,
-            align_corners=config.pos_align_corners,
-            dropout=config.pos_dropout,
-        )
+        self.patch_generator = PatchGenerator(config)
         self.blocks = nn.ModuleList(
             Block(
                 width,

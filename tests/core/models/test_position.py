@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radio_core.models.position import PatchGenerator, Positions
+from radio_core.models.vit import ViTConfig
 
 GRID = 16
 
@@ -14,16 +15,18 @@ def generator(
     *, positions: Positions = "cpe", align_corners: bool = False, dropout: float = 0.0
 ) -> PatchGenerator:
     torch.manual_seed(0)
-    module = PatchGenerator(
-        nn.Identity(),
+    config = ViTConfig(
         patch_size=8,
         embed_dim=2,
+        depth=1,
+        num_heads=1,
         grid_size=GRID,
-        num_prefix_tokens=1,
         positions=positions,
-        align_corners=align_corners,
-        dropout=dropout,
+        pos_align_corners=align_corners,
+        pos_dropout=dropout,
     )
+    module = PatchGenerator(config)
+    module.embedder = nn.Identity()
     # The position of a cell is its own coordinate in [0, 1]: (x, y).
     line = torch.linspace(0, 1, GRID)
     field = torch.stack([line.expand(GRID, -1), line[:, None].expand(-1, GRID)], dim=-1)
