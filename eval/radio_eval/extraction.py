@@ -1,7 +1,5 @@
 """Tasks that look at the summaries of labelled images: how these are computed, and kept."""
 
-import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -32,7 +30,7 @@ from radio_eval.data.classification import (
     read_splits,
 )
 from radio_eval.data.preprocess import How, Preprocess
-from radio_eval.results import Blocks, Json, Skipped, StoredRows
+from radio_eval.results import Blocks, Json, Skipped, StoredRows, digest
 from radio_eval.runner import Context, Task
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -200,9 +198,8 @@ class SummaryTask(Task):
     def _folder(self, name: str, identity: Json | None, processes: Processes) -> Iterator[Path]:
         """The folder of these summaries in the cache, or one that is removed afterwards."""
         if identity is not None:
-            text = json.dumps(identity, sort_keys=True)
             slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60]
-            yield self.cache / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+            yield self.cache / f"{slug}-{digest(identity)}"
             return
         made = tempfile.mkdtemp(prefix="radio-summaries-") if processes.first else None
         folder = Path(processes.broadcast(made))

@@ -124,7 +124,8 @@ class Records:
         self._processes, self._check = processes or Processes(), check
         self._file: IO[bytes] | None = None
         if overwrite and self._processes.first:
-            self.remove(path)
+            for file in (path, self._identity_file, *_parts(path)):
+                file.unlink(missing_ok=True)
         self._processes.gather(None, patient=True)
         if any(file.stat().st_size for file in self._files()):
             check_identity(
@@ -137,12 +138,6 @@ class Records:
         self._processes.gather(None, patient=True)
         if self._processes.first:
             write_whole(self._identity_file, json.dumps(plain(identity), indent=1) + "\n")
-
-    @classmethod
-    def remove(cls, path: Path) -> None:
-        """Remove the file and what belongs to it, and nothing else."""
-        for file in (path, path.with_name(f"{path.name}.{IDENTITY_FILE}"), *_parts(path)):
-            file.unlink(missing_ok=True)
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Add records: all of them or none are there, whenever the process ends."""

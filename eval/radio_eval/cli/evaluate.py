@@ -137,29 +137,29 @@ def prepare(options: PrepareOptions) -> int:
     """
     if not options.name:
         table = Table("name", "read by", "official page", box=None)
-        for data_set in DATA_SETS.values():
-            table.add_row(data_set.name, data_set.task, data_set.page)
+        for name, data_set in DATA_SETS.items():
+            table.add_row(name, data_set.task, data_set.page)
         Console().print(table)
         return 0
     if options.name not in DATA_SETS:
         raise UsageError(f"unknown data set {options.name!r}; known: {', '.join(DATA_SETS)}")
     data_set = DATA_SETS[options.name]
     if options.data is None:
-        _describe(data_set)
+        _describe(options.name, data_set)
         return 0
     findings = check_data_set(data_set, options.data)
     for finding in findings:
         _tell(finding)
     missing = [finding for finding in findings if finding.is_missing]
     if missing:
-        print(f"{data_set.name}: {len(missing)} of {len(findings)} parts are missing")
+        print(f"{options.name}: {len(missing)} of {len(findings)} parts are missing")
         print(f"official page: {data_set.page}")
         if data_set.note:
             print(f"note: {data_set.note}")
         return 1
     partial = any(f.found and not f.is_complete for f in findings)
     state = "usable, but not the whole data set" if partial else "complete"
-    print(f"{data_set.name}: {state}; read by {data_set.task}")
+    print(f"{options.name}: {state}; read by {data_set.task}")
     return 0
 
 
@@ -174,8 +174,8 @@ def _tell(finding: Finding) -> None:
         print(f"         from {part.source}")
 
 
-def _describe(data_set: DataSet) -> None:
-    print(f"{data_set.name}: read by {data_set.task}")
+def _describe(name: str, data_set: DataSet) -> None:
+    print(f"{name}: read by {data_set.task}")
     print(f"official page: {data_set.page}")
     if data_set.note:
         print(f"note: {data_set.note}")

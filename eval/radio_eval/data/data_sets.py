@@ -1,14 +1,14 @@
 """The data sets of the evaluations: which files they have, and where these come from."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from radio_core.data.images import printable
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """Some files of a data set.
 
@@ -32,7 +32,6 @@ class DataSet:
     """A data set that evaluations read.
 
     Attributes:
-        name: as users call it.
         task: the command that reads it.
         page: official page.
         parts: its files.
@@ -40,7 +39,6 @@ class DataSet:
         note: what to know about it.
     """
 
-    name: str
     task: str
     page: str
     parts: tuple[Part, ...]
@@ -48,46 +46,43 @@ class DataSet:
     note: str = ""
 
 
-_IMAGENET_PAGE = "https://image-net.org/download.php"
-_VAL_FOLDERS = (
-    f"ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from {_IMAGENET_PAGE}; its images "
+_IMAGENET = "https://image-net.org/download.php"
+_IMAGENET_TRAIN = f"ILSVRC2012_img_train.tar from {_IMAGENET}"
+_IMAGENET_VAL = (
+    f"ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from {_IMAGENET}; its images "
     "come without folders: torchvision.datasets.ImageNet(ROOT, 'val') sorts them into val/<class>/ "
     "when it finds both files in ROOT"
 )
-_COCO_PAGE = "https://cocodataset.org/#download"
+_IMAGENET_SHARDS = "https://huggingface.co/datasets/timm/imagenet-1k-wds"
+_ADE = "ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu/"
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+_COCO = "http://images.cocodataset.org"
+_GQA = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
+_TEXTVQA = "https://textvqa.org/dataset/"
+_SCIENCEQA = "https://github.com/lupantech/ScienceQA"
 _LLAVA_EVAL = (
     "eval.zip of LLaVA, linked at https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md"
 )
 _TOY = "radio toyworld export --out DIR"
 
 
-def _splits(first: str, second: str) -> tuple[str, ...]:
+def _in_imagenet(pattern: str) -> tuple[str, ...]:
     """A pattern below the folder itself, and below ImageNet's own folders."""
-    folders = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
-    return tuple(f"{folder}{first}/{second}" for folder in folders)
+    return tuple(f"{folder}{pattern}" for folder in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/"))
 
 
-def _ade_parts() -> tuple[Part, ...]:
-    source = "ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu/"
-    names = Part(what="class names", patterns=("objectInfo150.txt", "classes.json"), source=source)
-    files = (
-        Part(what=f"{split} {kind}", patterns=(f"{kind}/{split}/*.{e}",), source=source, count=n)
-        for split, n in (("training", 20_210), ("validation", 2_000))
-        for kind, e in (("images", "jpg"), ("annotations", "png"))
-    )
-    return (*files, names)
+def _in_voc(pattern: str) -> tuple[str, ...]:
+    return tuple(f"{folder}{pattern}" for folder in ("", "VOC2012/", "VOCdevkit/VOC2012/"))
 
 
-def _vqa(name: str, page: str, questions: str, images: tuple[str, str], *labels: Part) -> DataSet:
+def _vqa(name: str, page: str, questions: str, images: str, source: str, *labels: Part) -> DataSet:
     """A VQA task as LLaVA's playground/data/eval has it."""
-    pattern, source = images
     return DataSet(
-        name=name,
         task=f"radio eval vqa --task {name}",
         page=page,
         parts=(
-            Part(what="questions", patterns=(f"{name}/{questions}",), source=_LLAVA_EVAL),
-            Part(what="images", patterns=(f"{name}/{pattern}",), source=source),
+            Part("questions", (f"{name}/{questions}",), _LLAVA_EVAL),
+            Part("images", (f"{name}/{images}",), source),
             *labels,
         ),
         note="--data is the folder that LLaVA calls playground/data/eval",
@@ -95,196 +90,149 @@ def _vqa(name: str, page: str, questions: str, images: tuple[str, str], *labels:
 
 
 DATA_SETS: dict[str, DataSet] = {
-    data_set.name: data_set
-    for data_set in (
-        DataSet(
-            name="imagenet",
-            task="radio eval knn, radio eval zero-shot",
-            page=_IMAGENET_PAGE,
-            parts=(
-                Part(
-                    what="train class folders (zero-shot needs none)",
-                    patterns=_splits("train", "n*/"),
-                    source=f"ILSVRC2012_img_train.tar from {_IMAGENET_PAGE}, one tar a class in it",
-                    count=1000,
-                ),
-                Part(
-                    what="train images",
-                    patterns=_splits("train", "n*/*.JPEG"),
-                    source=f"ILSVRC2012_img_train.tar from {_IMAGENET_PAGE}",
-                    count=1_281_167,
-                ),
-                Part(
-                    what="validation class folders",
-                    patterns=_splits("val", "n*/"),
-                    source=_VAL_FOLDERS,
-                    count=1000,
-                ),
-                Part(
-                    what="validation images",
-                    patterns=_splits("val", "n*/*.JPEG"),
-                    source=_VAL_FOLDERS,
-                    count=50_000,
-                ),
+    "imagenet": DataSet(
+        task="radio eval knn, radio eval zero-shot",
+        page=_IMAGENET,
+        parts=(
+            Part(
+                "train class folders (zero-shot needs none)",
+                _in_imagenet("train/n*/"),
+                f"{_IMAGENET_TRAIN}, one tar a class in it",
+                1000,
             ),
-            alternatives=(
-                (
-                    Part(
-                        what="train shards (WebDataset)",
-                        patterns=("*train*.tar", "train/*.tar"),
-                        source="https://huggingface.co/datasets/timm/imagenet-1k-wds",
-                    ),
-                    Part(
-                        what="validation shards (WebDataset)",
-                        patterns=("*val*.tar", "val/*.tar"),
-                        source="https://huggingface.co/datasets/timm/imagenet-1k-wds",
-                    ),
-                ),
-            ),
-            note="terms of use: non-commercial research; an account is needed",
+            Part("train images", _in_imagenet("train/n*/*.JPEG"), _IMAGENET_TRAIN, 1_281_167),
+            Part("validation class folders", _in_imagenet("val/n*/"), _IMAGENET_VAL, 1000),
+            Part("validation images", _in_imagenet("val/n*/*.JPEG"), _IMAGENET_VAL, 50_000),
         ),
-        DataSet(
-            name="ade20k",
-            task="radio eval linear-seg",
-            page="https://groups.csail.mit.edu/vision/datasets/ADE20K/",
-            parts=_ade_parts(),
-        ),
-        DataSet(
-            name="voc2012",
-            task="radio eval linear-seg",
-            page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-            parts=tuple(
-                Part(
-                    what=what,
-                    patterns=tuple(f"{root}{p}" for root in ("", "VOC2012/", "VOCdevkit/VOC2012/")),
-                    source="VOCtrainval_11-May-2012.tar from "
-                    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-                    count=count,
-                )
-                for what, p, count in (
-                    ("images", "JPEGImages/*.jpg", 17_125),
-                    ("label maps", "SegmentationClass/*.png", 2_913),
-                    ("train list", "ImageSets/Segmentation/train.txt", None),
-                    ("val list", "ImageSets/Segmentation/val.txt", None),
-                )
-            ),
-        ),
-        DataSet(
-            name="coco",
-            task="radio eval sam-coco",
-            page=_COCO_PAGE,
-            parts=(
-                Part(
-                    what="validation images",
-                    patterns=("val2017/*.jpg",),
-                    source="http://images.cocodataset.org/zips/val2017.zip",
-                    count=5_000,
-                ),
-                Part(
-                    what="instance annotations",
-                    patterns=("annotations/instances_val2017.json",),
-                    source="http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
-                ),
-                Part(
-                    what="train images",
-                    patterns=("train2017/*.jpg",),
-                    source="http://images.cocodataset.org/zips/train2017.zip",
-                    count=118_287,
-                    needed=False,
-                ),
-            ),
-        ),
-        _vqa(
-            "gqa",
-            "https://cs.stanford.edu/people/dorarad/gqa/download.html",
-            "llava_gqa_testdev_balanced.jsonl",
+        alternatives=(
             (
-                "data/images/*.jpg",
-                "images.zip from https://cs.stanford.edu/people/dorarad/gqa/download.html",
-            ),
-            Part(
-                what="right answers",
-                patterns=(
-                    "gqa/data/testdev_balanced_questions.json",
-                    "gqa/data/questions*/testdev_balanced_questions.json",
-                ),
-                source="questions1.2.zip from "
-                "https://cs.stanford.edu/people/dorarad/gqa/download.html",
-            ),
-        ),
-        _vqa(
-            "textvqa",
-            "https://textvqa.org/dataset/",
-            "llava_textvqa_val_v051_ocr.jsonl",
-            ("train_images/*.jpg", "train_val_images.zip from https://textvqa.org/dataset/"),
-            Part(
-                what="right answers",
-                patterns=("textvqa/TextVQA_0.5.1_val.json",),
-                source="TextVQA_0.5.1_val.json from https://textvqa.org/dataset/",
-            ),
-        ),
-        _vqa(
-            "pope",
-            "https://github.com/AoiDragon/POPE",
-            "llava_pope_test.jsonl",
-            ("val2014/*.jpg", "http://images.cocodataset.org/zips/val2014.zip"),
-            Part(
-                what="right answers",
-                patterns=("pope/coco/coco_pope_*.json", "pope/coco_pope_*.json"),
-                source="output/coco of https://github.com/AoiDragon/POPE",
-                count=3,
-            ),
-        ),
-        _vqa(
-            "vqav2",
-            "https://visualqa.org/download.html",
-            "llava_vqav2_mscoco_test-dev2015.jsonl",
-            ("test2015/*.jpg", "http://images.cocodataset.org/zips/test2015.zip"),
-        ),
-        _vqa(
-            "scienceqa",
-            "https://scienceqa.github.io/",
-            "llava_test_CQM-A.json",
-            ("images/test/*/image.png", "test.zip, linked at https://scienceqa.github.io/"),
-            *(
+                Part("train shards (WebDataset)", ("*train*.tar", "train/*.tar"), _IMAGENET_SHARDS),
                 Part(
-                    what="right answers",
-                    patterns=(f"scienceqa/{name}",),
-                    source=f"data/scienceqa/{name} of https://github.com/lupantech/ScienceQA",
-                )
-                for name in ("problems.json", "pid_splits.json")
+                    "validation shards (WebDataset)", ("*val*.tar", "val/*.tar"), _IMAGENET_SHARDS
+                ),
             ),
         ),
-        DataSet(
-            name="toy",
-            task="all; --data DIR/classification, DIR/segmentation, DIR/coco, DIR/vqa",
-            page=f"no page: `{_TOY}` makes it",
-            parts=tuple(
-                Part(what=what, patterns=(pattern,), source=_TOY)
-                for what, pattern in (
-                    ("train images of classes", "classification/train/*/*"),
-                    ("validation images of classes", "classification/val/*/*"),
-                    ("class names", "classification/classnames.json"),
-                    ("segmentation images", "segmentation/images/validation/*"),
-                    ("segmentation label maps", "segmentation/annotations/validation/*.png"),
-                    ("COCO images", "coco/val2017/*"),
-                    ("COCO annotations", "coco/annotations/instances_val2017.json"),
-                    ("questions", "vqa/*/llava_*"),
-                )
+        note="terms of use: non-commercial research; an account is needed",
+    ),
+    "ade20k": DataSet(
+        task="radio eval linear-seg",
+        page="https://groups.csail.mit.edu/vision/datasets/ADE20K/",
+        parts=(
+            Part("training images", ("images/training/*.jpg",), _ADE, 20_210),
+            Part("training annotations", ("annotations/training/*.png",), _ADE, 20_210),
+            Part("validation images", ("images/validation/*.jpg",), _ADE, 2_000),
+            Part("validation annotations", ("annotations/validation/*.png",), _ADE, 2_000),
+            Part("class names", ("objectInfo150.txt", "classes.json"), _ADE),
+        ),
+    ),
+    "voc2012": DataSet(
+        task="radio eval linear-seg",
+        page=_VOC,
+        parts=tuple(
+            Part(what, _in_voc(pattern), f"VOCtrainval_11-May-2012.tar from {_VOC}", count)
+            for what, pattern, count in (
+                ("images", "JPEGImages/*.jpg", 17_125),
+                ("label maps", "SegmentationClass/*.png", 2_913),
+                ("train list", "ImageSets/Segmentation/train.txt", None),
+                ("val list", "ImageSets/Segmentation/val.txt", None),
+            )
+        ),
+    ),
+    "coco": DataSet(
+        task="radio eval sam-coco",
+        page="https://cocodataset.org/#download",
+        parts=(
+            Part("validation images", ("val2017/*.jpg",), f"{_COCO}/zips/val2017.zip", 5_000),
+            Part(
+                "instance annotations",
+                ("annotations/instances_val2017.json",),
+                f"{_COCO}/annotations/annotations_trainval2017.zip",
+            ),
+            Part(
+                "train images", ("train2017/*.jpg",), f"{_COCO}/zips/train2017.zip", 118_287, False
             ),
         ),
-    )
+    ),
+    "gqa": _vqa(
+        "gqa",
+        _GQA,
+        "llava_gqa_testdev_balanced.jsonl",
+        "data/images/*.jpg",
+        f"images.zip from {_GQA}",
+        Part(
+            "right answers",
+            (
+                "gqa/data/testdev_balanced_questions.json",
+                "gqa/data/questions*/testdev_balanced_questions.json",
+            ),
+            f"questions1.2.zip from {_GQA}",
+        ),
+    ),
+    "textvqa": _vqa(
+        "textvqa",
+        _TEXTVQA,
+        "llava_textvqa_val_v051_ocr.jsonl",
+        "train_images/*.jpg",
+        f"train_val_images.zip from {_TEXTVQA}",
+        Part(
+            "right answers",
+            ("textvqa/TextVQA_0.5.1_val.json",),
+            f"TextVQA_0.5.1_val.json from {_TEXTVQA}",
+        ),
+    ),
+    "pope": _vqa(
+        "pope",
+        "https://github.com/AoiDragon/POPE",
+        "llava_pope_test.jsonl",
+        "val2014/*.jpg",
+        f"{_COCO}/zips/val2014.zip",
+        Part(
+            "right answers",
+            ("pope/coco/coco_pope_*.json", "pope/coco_pope_*.json"),
+            "output/coco of https://github.com/AoiDragon/POPE",
+            3,
+        ),
+    ),
+    "vqav2": _vqa(
+        "vqav2",
+        "https://visualqa.org/download.html",
+        "llava_vqav2_mscoco_test-dev2015.jsonl",
+        "test2015/*.jpg",
+        f"{_COCO}/zips/test2015.zip",
+    ),
+    "scienceqa": _vqa(
+        "scienceqa",
+        "https://scienceqa.github.io/",
+        "llava_test_CQM-A.json",
+        "images/test/*/image.png",
+        "test.zip, linked at https://scienceqa.github.io/",
+        *(
+            Part("right answers", (f"scienceqa/{name}",), f"data/scienceqa/{name} of {_SCIENCEQA}")
+            for name in ("problems.json", "pid_splits.json")
+        ),
+    ),
+    "toy": DataSet(
+        task="all; --data DIR/classification, DIR/segmentation, DIR/coco, DIR/vqa",
+        page=f"no page: `{_TOY}` makes it",
+        parts=tuple(
+            Part(what, (pattern,), _TOY)
+            for what, pattern in (
+                ("train images of classes", "classification/train/*/*"),
+                ("validation images of classes", "classification/val/*/*"),
+                ("class names", "classification/classnames.json"),
+                ("segmentation images", "segmentation/images/validation/*"),
+                ("segmentation label maps", "segmentation/annotations/validation/*.png"),
+                ("COCO images", "coco/val2017/*"),
+                ("COCO annotations", "coco/annotations/instances_val2017.json"),
+                ("questions", "vqa/*/llava_*"),
+            )
+        ),
+    ),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What was found of a part.
-
-    Attributes:
-        part: what was looked for.
-        found: number of files.
-    """
+class Finding(NamedTuple):
+    """What was found of a part: a number of files."""
 
     part: Part
     found: int
@@ -315,17 +263,14 @@ def check_data_set(data_set: DataSet, folder: Path) -> list[Finding]:
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {printable(folder)}")
-    for parts in data_set.alternatives:
-        findings = list(_findings(parts, folder))
+    for parts in (*data_set.alternatives, data_set.parts):
+        findings = []
+        for part in parts:
+            counts = (_count(folder, pattern, part.count) for pattern in part.patterns)
+            findings.append(Finding(part, next(filter(None, counts), 0)))
         if not any(finding.is_missing for finding in findings):
-            return findings
-    return list(_findings(data_set.parts, folder))
-
-
-def _findings(parts: tuple[Part, ...], folder: Path) -> Iterator[Finding]:
-    for part in parts:
-        counts = (_count(folder, pattern, part.count) for pattern in part.patterns)
-        yield Finding(part=part, found=next((count for count in counts if count), 0))
+            break
+    return findings
 
 
 def _count(folder: Path, pattern: str, most: int | None) -> int:
