@@ -296,12 +296,6 @@ def test_a_trained_tower_is_kept_when_training_goes_on_without_it(run: Run) -> N
     assert load(second)[1].get_vision_tower().tower_config.resolution == 96
 
 
-def test_squares_are_trained_on_as_before(run: Run) -> None:
-    for aspect in ("pad", "square"):
-        folder = run(f"llava-toy-{aspect}", image_aspect_ratio=aspect, max_steps=1)
-        assert json.loads((folder / "config.json").read_text())["image_aspect_ratio"] == aspect
-
-
 def test_the_projector_alone_and_the_tower_are_not_trained_together(run: Run) -> None:
     choices = {"tune_mm_mlp_adapter": True, "unfreeze_mm_vision_tower": True}
     with pytest.raises(ValueError, match="leave --unfreeze_mm_vision_tower out"):

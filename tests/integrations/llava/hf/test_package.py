@@ -27,16 +27,6 @@ def test_without_transformers_the_extra_is_named() -> None:
     assert "pip install 'radio-toolkit[llava]'" in printed(code)
 
 
-def test_names_are_listed_and_unknown_ones_refused() -> None:
-    pytest.importorskip("transformers", reason="needs the extra 'llava'")
-    from radio_llava import hf
-
-    assert set(hf.__all__) <= set(dir(hf))
-    assert all(getattr(hf, name).__module__.startswith("radio_llava.hf.") for name in hf.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        hf.nothing  # noqa: B018
-
-
 def test_versions_of_transformers_that_are_too_old_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
