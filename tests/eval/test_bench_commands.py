@@ -124,7 +124,7 @@ def test_throughput_writes_every_field_and_compares_with_an_earlier_run(
         (["random:tiny@64+w3"], 1, "nearest valid size is 72x72"),
         (["random:timm:resnet10t@64+w2"], 1, "no windowed mode"),
         (["random:eradio_xxxtiny@48x64"], 1, "nearest valid size is 64x64"),
-        (["no_such_model"], 1, "no_such_model"),
+        (["no_such_model"], 2, "no_such_model"),
     ],
 )
 def test_what_cannot_be_measured_is_an_error_before_measuring(
@@ -251,24 +251,13 @@ def test_quality_comes_from_table1_too(tmp_path: Path) -> None:
     path = tmp_path / "table1.json"
     path.write_text(json.dumps({"rows": {"toy": {"scores": {"knn": 92.2, "coco": None}}}}))
     assert read_quality(path) == {"toy": {"knn": 92.2}}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("q.json", "{}"),
-        ("q.json", "[1]"),
-        ("q.json", '{"rows": {"a": {"scores": {"knn": "good"}}}}'),
-        ("q.csv", "name,knn\na,1\n"),
-        ("q.csv", "model,knn\na,nan\n"),
-    ],
-)
-def test_files_without_quality_say_what_they_should_have(
-    name: str, content: str, tmp_path: Path
-) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"{name} has no quality numbers: give the .json"):
-        read_quality(tmp_path / name)
+    path.write_text('{"rows": {"a": {"scores": {"knn": "good"}}}}')
+    with pytest.raises(ValueError, match=r"table1\.json has no quality numbers: give the .json"):
+        read_quality(path)
+    for content in ("name,knn\na,1\n", "model,knn\na,nan\n"):
+        (tmp_path / "q.csv").write_text(content)
+        with pytest.raises(ValueError, match=r"q\.csv has no quality numbers"):
+            read_quality(tmp_path / "q.csv")
 
 
 def test_the_papers_tables_have_their_rows() -> None:

@@ -3,11 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from radio_core.cli import main
-from radio_core.export import onnx as target
 from radio_core.export import tensorrt
-from radio_core.export.runtime import load_exported
+from radio_core.export.runtime import load_exported, open_engine
 from radio_core.models import RadioModel
 
 Capture = pytest.CaptureFixture[str]
@@ -69,23 +69,28 @@ def test_tensorrt_builds_from_a_model_and_from_a_file(
     assert main(["export", "tensorrt", str(file_of("vit")), str(out), *PROFILE]) == 0
 
 
-WRONG_USAGE = [
-    (["--for", "sun"], "known: sam"),
-    (["--for", "sam", "--adaptors", "clip"], "leave out --adaptors"),
-    (["--size", "large"], "HEIGHTxWIDTH"),
-]
-REFUSED = [
-    (["--adaptors", "clop"], "this model has: clip, dino, sam"),
-    (["--size", "30x64"], "nearest size that it takes is 32x64"),
-    (["--opset", "11"], "too old"),
-]
+PROFILES = {
+    "form": ["--min", "1x32", "--opt", "2x64x64", "--max", "4x64x128"],
+    "shrinks": ["--min", "4x32x32", "--opt", "2x64x64", "--max", "4x64x128"],
+    "step": ["--min", "1x30x32", "--opt", "2x64x64", "--max", "4x64x128"],
+}
 
 
 @pytest.mark.parametrize(
-    ("options", "message", "code"),
-    [(*case, 2) for case in WRONG_USAGE] + [(*case, 1) for case in REFUSED],
+    ("action", "options", "message", "code"),
+    [
+        ("onnx", ["--for", "sun"], "known: sam", 2),
+        ("onnx", ["--for", "sam", "--adaptors", "clip"], "leave out --adaptors", 2),
+        ("onnx", ["--size", "large"], "HEIGHTxWIDTH", 2),
+        ("onnx", ["--adaptors", "clop"], "this model has: clip, dino, sam", 1),
+        ("tensorrt", PROFILES["form"], "BATCHxHEIGHTxWIDTH", 2),
+        ("tensorrt", PROFILES["shrinks"], "must not shrink", 2),
+        ("tensorrt", PROFILES["step"], "nearest valid", 1),
+        ("tensorrt", [*PROFILE, "--for", "sun"], "known: sam", 2),
+    ],
 )
 def test_bad_options_end_before_the_model_runs(
+    action: str,
     options: list[str],
     message: str,
     code: int,
@@ -95,35 +100,52 @@ def test_bad_options_end_before_the_model_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
-    monkeypatch.setattr(target, "Parity", None)
-    assert main(["export", "onnx", saved, str(tmp_path / "m.onnx"), *options]) == code
+    monkeypatch.setattr("radio_core.export.onnx.Parity", None)
+    monkeypatch.setattr(tensorrt, "find_tensorrt", lambda: None)
+    monkeypatch.setattr("radio_core.cli.export.find_tensorrt", lambda: None)
+    out = tmp_path / ("m.onnx" if action == "onnx" else "m.engine")
+    assert main(["export", action, saved, str(out), *options]) == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("shapes", "message", "code"),
-    [
-        (["--min", "1x32", "--opt", "2x64x64", "--max", "4x64x128"], "BATCHxHEIGHTxWIDTH", 2),
-        (["--min", "4x32x32", "--opt", "2x64x64", "--max", "4x64x128"], "must not shrink", 2),
-        (["--min", "1x30x32", "--opt", "2x64x64", "--max", "4x64x128"], "nearest valid", 1),
-    ],
-)
-def test_bad_profiles_end_before_the_model_runs(
-    shapes: list[str],
-    message: str,
-    code: int,
-    saved: str,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_a_file_or_a_teacher_has_decided_cannot_be_asked_for(
+    tmp_path: Path, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(tensorrt, "find_tensorrt", lambda: None)
-    monkeypatch.setattr("radio_core.cli.export.find_tensorrt", lambda: None)
-    out = tmp_path / "m.engine"
-    assert main(["export", "tensorrt", saved, str(out), *shapes]) == code
-    assert message in capsys.readouterr().err
-    assert not out.exists()
+    engine = str(tmp_path / "m.engine")
+    argv = ["export", "tensorrt", "m.onnx", engine, *PROFILE, "--for", "sam", "--size", "32"]
+    assert main(argv) == 2
+    assert "leave out --size, --for" in capsys.readouterr().err
+    argv = ["export", "torch", "toy-dino", str(tmp_path / "m.pt2"), "--adaptors", "clip"]
+    assert main(argv) == 2
+    assert "only RADIO models have --adaptors" in capsys.readouterr().err
+
+
+OWN = """
+import torch
+from radio_core.export.card import ExportCard
+from radio_core.export.exportable import Exportable
+
+class Mean(torch.nn.Module):
+    def forward(self, images):
+        return (images.mean((2, 3)),)
+
+def mean(model, name, source, size):
+    sizes = dict(patch_size=8, resolution_step=8, embed_dim=3)
+    card = ExportCard(name=name, toolkit="1", purpose=source, outputs=("mean",), **sizes)
+    return Exportable(module=Mean().eval(), card=card)
+"""
+
+
+def test_a_purpose_of_ones_own_is_a_function_on_the_path(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_purpose.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "m.pt2"
+    assert main(["export", "torch", saved, str(out), "--for", "own_purpose:mean=colour"]) == 0
+    engine = open_engine(out)
+    assert (engine.card.purpose, list(engine.run(torch.rand(2, 3, 16, 8)))) == ("colour", ["mean"])
 
 
 @pytest.mark.parametrize("action", ["onnx", "tensorrt", "torch"])
