@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,21 @@ def shared() -> Path:
 def checkout() -> Path:
     """The root of the source tree."""
     return CHECKOUT
+
+
+@pytest.fixture
+def run_radio(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    """run_radio(*arguments): run a command line; returns the exit code and all that it printed."""
+    from radio_core import cli
+
+    monkeypatch.delenv("RADIO_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "4000")  # rich and tyro wrap at the terminal's width
+
+    def run(*arguments: object) -> tuple[int, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    return run

@@ -297,7 +297,7 @@ class FeatureMaps:
         Args:
             image: what is shown.
             masked: fit them to the foreground alone.
-            teachers: whether the teachers' maps are among those that will be shown.
+            teachers: the teachers' maps will be shown too.
         """
         key = (fingerprint(image), masked, teachers)
         return self._bases.get(key, lambda: self._fit(image, masked, teachers))

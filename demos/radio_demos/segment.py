@@ -190,7 +190,7 @@ class Finder:
         text_tower: see `radio_clip.load_radio_clip`.
 
     Attributes:
-        knows_words: whether it finds words; a file with an image encoder alone has no text side.
+        knows_words: it finds words; a file with an image encoder alone has no text side.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class BareViT:
 
 
 def has_bare_version(model: RadioModel) -> bool:
-    """Whether `BareViT` takes this model."""
+    """True for a model that `BareViT` takes."""
     config = model.config.backbone
     return (
         isinstance(config, ViTConfig)

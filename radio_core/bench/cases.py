@@ -33,7 +33,7 @@ Engine = Literal[
 - "matmul": no model, but one large matrix product: what the device can do.
 """
 ModelEngine = Literal["eager", "channels-last", "compile", "onnxruntime", "tensorrt"]
-"""Those that can be chosen for a model."""
+"""The engines that can be chosen for a model."""
 _FILE_ENGINES: dict[str, Engine] = dict(
     zip(SUFFIXES, ("onnxruntime", "tensorrt", "torch.export"), strict=True)
 )

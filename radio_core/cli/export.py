@@ -45,17 +45,15 @@ PURPOSES: Registry[Purpose] = Registry("radio.export.for", "purpose of --for")
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _PRECISIONS: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _OF_MODELS = {
-    "--adaptors": "",
-    "--window-size": None,
-    "--num-windowed": None,
-    "--feature-fmt": "NCHW",
-    "--size": "",
-    "--for": "",
-    "--precision": "fp32",
+    "adaptors": "",
+    "window_size": None,
+    "num_windowed": None,
+    "feature_fmt": "NCHW",
+    "size": "",
+    "purpose": "",
+    "precision": "fp32",
 }
-"""Flags that an ONNX file in the place of the model has decided, with their defaults."""
-_OF_ALL = ("--size", "--precision")
-"""Those of them that teachers have too."""
+"""Options about a model, with their defaults; an ONNX file in its place has decided them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +101,7 @@ class ExportOptions:
                 f"--for {word} decides about outputs: leave out --adaptors and --feature-fmt"
             )
         if is_teacher(self.model) and not self.model.startswith("radio:"):
-            given = self.given(
-                *(flag for flag in _OF_MODELS if flag not in ("--size", "--precision"))
-            )
-            if given:
+            if given := self.given("size", "precision"):
                 raise UsageError(f"only RADIO models have {', '.join(given)}")
             return vision_exportable(load_teacher(self.model), size)
         model = load_model(
@@ -122,11 +117,11 @@ class ExportOptions:
             model, name=name, adaptors=names, size=size, feature_fmt=self.feature_fmt
         )
 
-    def given(self, *flags: str) -> list[str]:
-        """Those of the flags that have another value than they have by default."""
-
-        names = {flag: flag[2:].replace("-", "_") for flag in flags} | {"--for": "purpose"}
-        return [flag for flag in flags if getattr(self, names[flag]) != _OF_MODELS[flag]]
+    def given(self, *besides: str) -> list[str]:
+        """The flags of `_OF_MODELS`, but some, that have another value than by default."""
+        names = [name for name in _OF_MODELS if name not in besides]
+        given = [name for name in names if getattr(self, name) != _OF_MODELS[name]]
+        return ["--for" if n == "purpose" else f"--{n.replace('_', '-')}" for n in given]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +214,7 @@ def tensorrt(options: TensorRTOptions) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     graph = Path(options.model) if options.model.endswith(".onnx") else None
-    if graph is not None and (given := options.given(*_OF_MODELS)):
+    if graph is not None and (given := options.given()):
         flags = ", ".join(given)
         raise UsageError(f"an ONNX file is as it is: leave out {flags}, or export the model itself")
     check_destination(options.out, SUFFIX)

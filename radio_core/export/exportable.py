@@ -98,13 +98,7 @@ def radio_exportable(
         max_resolution=config.max_resolution,
         preferred_resolution=config.preferred_resolution,
         adaptors=tuple(
-            AdaptorCard(
-                name=head.name,
-                feature_dim=head.feature_dim,
-                summary_dim=head.summary_dim,
-                upsample=head.upsample,
-                text_tower=head.text_tower,
-            )
+            AdaptorCard(**{f.name: getattr(head, f.name) for f in dataclasses.fields(AdaptorCard)})
             for head in heads
         ),
         licence=config.licence,

@@ -60,7 +60,7 @@ def trace(exportable: Exportable) -> ExportedProgram:
 
 
 class _WholeSteps(nn.Module):
-    """Says in a way that torch can calculate with that image sides are multiples of a step.
+    """Tells torch, in a way that it can calculate with, that image sides are multiples of a step.
 
     Torch knows it of the input only when the graph is done. Until then every size inside would be
     a nest of divisions with remainder, which takes minutes to reason about; of the slices here it

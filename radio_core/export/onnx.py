@@ -282,5 +282,5 @@ class OnnxRuntimeEngine:
 
 
 def has_cuda() -> bool:
-    """Whether the installed onnxruntime is one for GPUs."""
+    """True where the installed onnxruntime is one for GPUs."""
     return _CUDA in require("onnxruntime", extra=EXTRA).get_available_providers()

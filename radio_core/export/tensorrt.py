@@ -126,7 +126,7 @@ def find_tensorrt() -> ModuleType:
 
 
 def has_timing_cache(trt: ModuleType) -> bool:
-    """Whether the package times kernels while it builds; tensorrt_rtx chooses them when it runs."""
+    """True for the package that times kernels in a build; tensorrt_rtx chooses them as it runs."""
     return trt.__name__ == _PACKAGES[0]
 
 
@@ -137,7 +137,7 @@ class Built(Exported):
     Attributes:
         builder: package and version that built it.
         seconds: that the build took.
-        ran: whether there was a GPU to run it and compare it with the model.
+        ran: it was run on a GPU and compared with the model.
     """
 
     builder: str

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,9 @@ Radio = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def radio(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Radio:
+def radio(run_radio: Radio) -> Radio:
     """Run `radio bench` with the arguments; returns the exit code and all that was printed."""
-    monkeypatch.delenv("RADIO_DEBUG", raising=False)
-    monkeypatch.setenv("COLUMNS", "4000")
-
-    def run(*arguments: Any) -> tuple[int, str]:
-        code = cli.main(["bench", *map(str, arguments)])
-        output = capsys.readouterr()
-        return code, output.out + output.err
-
-    return run
+    return partial(run_radio, "bench")
 
 
 @pytest.fixture(autouse=True)

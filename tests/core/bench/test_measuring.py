@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from radio_core import cli
 from radio_core.bench.activities import matmul_case, matmul_flops
 from radio_core.bench.bare import BareViT
 from radio_core.bench.cases import Case, parse_cases
@@ -24,17 +24,9 @@ Radio = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def radio(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Radio:
+def radio(run_radio: Radio) -> Radio:
     """Run `radio bench` with the arguments; returns the exit code and all that was printed."""
-    monkeypatch.delenv("RADIO_DEBUG", raising=False)
-    monkeypatch.setenv("COLUMNS", "4000")
-
-    def run(*arguments: Any) -> tuple[int, str]:
-        code = cli.main(["bench", *map(str, arguments)])
-        output = capsys.readouterr()
-        return code, output.out + output.err
-
-    return run
+    return partial(run_radio, "bench")
 
 
 def plain(**overrides: Any) -> RadioModel:
