@@ -1,10 +1,7 @@
-"""What readers of evaluation data share: the label of ignored pixels, and states of files."""
+"""What tells files of evaluation data from later versions of them."""
 
 import os
 from pathlib import Path
-
-IGNORED = 255
-"""Label of pixels that count nowhere."""
 
 
 def file_stamp(path: Path) -> bytes:
