@@ -41,13 +41,20 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not a YAML file: {error}") from error
     values = {} if values is None else values  # an empty file
-    whole = isinstance(values, Mapping) and all(name in values for name in _hints(config))
     try:
-        if default is not None and not whole:
+        if default is not None and not _is_whole(config, values):
             values = _merge(to_mapping(default), values)
         return from_mapping(config, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _is_whole(config: Any, values: Any) -> bool:
+    """True if a mapping has every field, also of the dataclasses in it."""
+    return isinstance(values, Mapping) and all(
+        name in values and (not dataclasses.is_dataclass(kind) or _is_whole(kind, values[name]))
+        for name, kind in _hints(config).items()
+    )
 
 
 def to_mapping(value: object) -> Any:

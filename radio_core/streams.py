@@ -13,7 +13,7 @@ class Stream(IntEnum):
     """What is drawn. A number is never given to another use, or old seeds would change."""
 
     GROUPS = 1  # which group of teachers steps
-    CACHED_VIEWS = 2  # order of the stored views in an epoch
+    VIEWS = 2  # order of the views in an epoch, the same for fresh and for stored ones
     STEP = 3  # torch's randomness in a step: position crops, dropout
     CROP = 4  # the crop of a view
     WINDOW = 5  # attention window of a step
@@ -27,7 +27,6 @@ class Stream(IntEnum):
     HUGE = 13  # permutations that are computed place by place
     MIXED_SOURCES = 14  # a seed for each source of a mixture
     DEALS = 15  # whose turn it is in a mixture
-    VIEWS = 16  # order of the views in an epoch
 
     def rng(self, seed: int, *where: int) -> np.random.Generator:
         """A generator for one place of a run, such as a step or a view."""

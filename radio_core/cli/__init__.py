@@ -240,9 +240,17 @@ def _take_config_option(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
 def _flags(value: object, prefix: str = "") -> Iterator[str]:
     """The flags that a config has: ``--field``, ``--section.field``, ``--list.0.field``."""
     if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        children = [(name.replace("_", "-"), getattr(value, name)) for name in names]
-    elif isinstance(value, dict):
+        import tyro
+
+        hints = get_type_hints(type(value), include_extras=True)
+        for field in dataclasses.fields(value):
+            child, name = getattr(value, field.name), field.name.replace("_", "-")
+            if tyro.conf.OmitArgPrefixes in getattr(hints[field.name], "__metadata__", ()):
+                yield from _flags(child)
+            else:
+                yield from _flags(child, f"{prefix}.{name}" if prefix else name)
+        return
+    if isinstance(value, dict):
         children = [(str(key).replace("_", "-"), child) for key, child in value.items()]
     elif isinstance(value, (list, tuple)) and any(map(dataclasses.is_dataclass, value)):
         children = [(str(index), child) for index, child in enumerate(value)]
@@ -257,6 +265,8 @@ def _flags(value: object, prefix: str = "") -> Iterator[str]:
 def _unknown_option(unknown: Sequence[str], known: Sequence[str]) -> str:
     """One line about what was not understood, with the nearest flag and all known ones."""
     first = next((argument for argument in unknown if argument.startswith("-")), unknown[0])
-    near = difflib.get_close_matches(first.partition("=")[0], known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    name = first.partition("=")[0]
+    below = [flag for flag in known if flag.startswith(f"{name}.")]  # it is a section's
+    near = below or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown option {first!r}; {hint}Known: {', '.join(known)}, --config, --help"

@@ -55,10 +55,10 @@ def order_of(source: ImageSource, seed: int) -> SampleOrder:
 
 
 class EpochShuffle:
-    """A permutation of range(count) for every epoch, from a random stream."""
+    """A permutation of range(count) for every epoch, by (seed, epoch)."""
 
-    def __init__(self, count: int, seed: int, stream: Stream) -> None:
-        self.count, self.seed, self.stream = count, seed, stream
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
         self._permutations: dict[int, np.ndarray] = {}
 
     def __call__(self, epoch: int, place: int) -> int:
@@ -66,7 +66,7 @@ class EpochShuffle:
         permutation = remember(
             self._permutations,
             epoch,
-            lambda: self.stream.rng(self.seed, epoch).permutation(self.count),
+            lambda: Stream.VIEWS.rng(self.seed, epoch).permutation(self.count),
             keep=2,
         )
         return int(permutation[place])
@@ -81,7 +81,7 @@ class PlainOrder(SampleOrder):
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self._images = Stream.IMAGES.rng(seed).permutation(count)
-        self._shuffle = EpochShuffle(count, seed, Stream.VIEWS)
+        self._shuffle = EpochShuffle(count, seed)
 
     def view(self, position: int) -> int:
         """See `SampleOrder`."""

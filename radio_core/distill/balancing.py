@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from radio_core.distill.group_config import Balancing
 from radio_core.streams import Stream
 
 MOMENTUM = 0.99
@@ -36,7 +35,7 @@ class Balanced(NamedTuple):
 
 
 class Balancer(nn.Module):
-    """Base class of the schemes.
+    """Base class of the schemes, which are entry points of `radio.balancers`.
 
     Its parameters are vectors, which the optimizer leaves without weight decay.
 
@@ -46,7 +45,10 @@ class Balancer(nn.Module):
     """
 
     per_sample = False
-    """Whether the losses must come as [B], one for each sample, rather than as their mean."""
+    """True if the losses must come as [B], one for each sample, rather than as their mean."""
+
+    between_teachers = False
+    """True if it has no effect where no batch has two teachers."""
 
     def __init__(self, terms: Sequence[str], width: int) -> None:
         super().__init__()
@@ -142,6 +144,7 @@ class AmtmlKd(Balancer):
     """
 
     per_sample = True
+    between_teachers = True
 
     def __init__(self, terms: Sequence[str], width: int) -> None:
         super().__init__(terms, width)
@@ -158,14 +161,6 @@ class AmtmlKd(Balancer):
         weights = dict(zip(names, scores.softmax(dim=-1).unbind(dim=-1), strict=True))  # [B] each
         terms = {t: (weights[teacher_of(t)] * loss).mean() for t, loss in losses.items()}
         return Balanced(terms, {name: value.detach().mean() for name, value in weights.items()})
-
-
-BALANCERS: dict[Balancing, type[Balancer]] = {
-    "naive": Naive,
-    "uncertainty": Uncertainty,
-    "ada_loss": AdaLoss,
-    "amtml_kd": AmtmlKd,
-}
 
 
 def teacher_of(term: str) -> str:

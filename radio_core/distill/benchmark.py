@@ -12,17 +12,22 @@ from rich.console import Console
 from torch import Tensor
 
 from radio_core.bench.timing import Activity, Timing, time_in_turns
-from radio_core.data.sources import open_source
 from radio_core.distill.cache import TeacherCache
-from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
-from radio_core.distill.distiller import Distiller
-from radio_core.distill.inputs import choose_device, open_run
-from radio_core.distill.schedule import Step
-from radio_core.distill.shapes import view_size
-from radio_core.distill.step import TrainStep, build_optimizer
-from radio_core.distill.views import ViewBatch, Views, ViewSize, view_loader
+from radio_core.distill.config import (
+    DataConfig,
+    StudentConfig,
+    TargetsConfig,
+    TrainConfig,
+)
+from radio_core.distill.engine import build_optimizer
+from radio_core.distill.groups import GroupConfig, Size, StageConfig, TeacherConfig
+from radio_core.distill.schedule import BatchPlan
+from radio_core.distill.step import Distiller, TrainStep
+from radio_core.distill.targets import Targets, open_targets, view_side, view_size
+from radio_core.distill.views import Batch, Views, open_views
 from radio_core.models.vit import VisionTransformer, ViTConfig, vit_config
-from radio_core.teachers import Teacher
+from radio_core.processes import Processes
+from radio_core.teachers.base import Teacher
 from radio_core.vision import ModelSpec, Output
 
 _RESOLUTION = 224
@@ -113,9 +118,9 @@ def bench_train_step(config: TrainConfig, repeats: int) -> list[StepTimes]:
         config: the recipe; its cache is left aside and nothing is written.
         repeats: measured repetitions, after two for warming up.
     """
-    config = replace(config, cached_views=0)
-    inputs = open_run(config, Console(stderr=True))
-    bench = _Bench(config, inputs.teachers, inputs.views)
+    config = config.changed(targets={"cached_views": 0})
+    views = _open(config)
+    bench = _Bench(config, open_targets(config, views, Console(stderr=True)), views)
     return [bench.step_times(group, repeats) for group in _groups(config)]
 
 
@@ -132,26 +137,26 @@ def bench_cached(
     Raises:
         ValueError: a group that cannot be cached.
     """
-    console = Console(stderr=True)
+    console, views = Console(stderr=True), _open(config)
     count = _CACHED_BATCHES * max(group.batch_size for group in _groups(config))
     with tempfile.TemporaryDirectory(prefix="radio-cache-") as folder:
-        config = replace(config, cached_views=count, cache_dir=Path(folder))
+        config = config.changed(targets={"cached_views": count, "cache_dir": Path(folder)})
         if teachers is None:
-            inputs = open_run(config, console, confirmed=True)
-            teachers, views, cache = inputs.teachers, inputs.views, inputs.cache
-            assert cache is not None
+            targets = open_targets(config, views, console, confirmed=True)
         else:
-            source = open_source(config.data, config.data_weights, scenes=config.scenes)
-            views = Views(source, config.crop_scale, config.seed)
-            sizes = [max(group.resolutions) for group in _groups(config)]
-            size = max(*sizes, *(teacher.spec.input_size for teacher in teachers.values()))
+            device = Processes().device(config.engine.device)
+            moved = {name: teacher.to(device) for name, teacher in teachers.items()}
+            specs = {name: teacher.spec for name, teacher in teachers.items()}
+            side = max(max(group.resolutions) for group in config.groups)
             cache = TeacherCache(
-                Path(folder), teachers, views, count, size, "bench", dtype=config.cache_dtype
+                Path(folder), config.targets, moved, views, view_side(config, specs), side
             )
-        console.print(cache.describe(), markup=False)
-        cache.fill()
-        bench = _Bench(config, teachers, views)
-        return [bench.cached_times(group, cache, repeats) for group in _groups(config)]
+            console.print(cache.describe(), markup=False)
+            targets = Targets(config, moved, specs, cache, device, Processes())
+        assert targets.cache is not None
+        targets.cache.fill()
+        bench = _Bench(config, replace(targets, cache=None), views)
+        return [bench.cached_times(group, targets.cache, repeats) for group in _groups(config)]
 
 
 def cached_setting() -> tuple[TrainConfig, dict[str, Teacher]]:
@@ -163,11 +168,11 @@ def cached_setting() -> tuple[TrainConfig, dict[str, Teacher]]:
     group = GroupConfig(teachers=tuple(teachers), batch_size=4, resolutions=(_RESOLUTION,))
     config = TrainConfig(
         recipe="vit-s from vit-b/14 and vit-l/14",
-        student=vit_config("small"),
+        data=DataConfig(scenes=_CACHED_BATCHES * group.batch_size),
+        student=StudentConfig(backbone=vit_config("small")),
         teachers={name: TeacherConfig(source="random") for name in teachers},
         stages=(StageConfig(steps=1000, groups=(group,)),),
-        scenes=_CACHED_BATCHES * group.batch_size,
-        normalization="none",
+        targets=TargetsConfig(normalization="none"),
     )
     return config, teachers
 
@@ -187,7 +192,6 @@ class _RandomViT(Teacher):
                 patch_size=14,
                 summary_dim=width,
                 feature_dim=width,
-                licence="",
             )
         )
         self.vit = VisionTransformer(shape)
@@ -202,21 +206,21 @@ class _RandomViT(Teacher):
 class _Bench:
     """A run's step with its teachers online."""
 
-    def __init__(self, config: TrainConfig, teachers: Mapping[str, Teacher], views: Views) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.views = config, views
-        self.specs = {name: teacher.spec for name, teacher in teachers.items()}
-        device = choose_device(config.device)
-        distiller = Distiller(config, self.specs).to(device).train()
-        moved = {name: teacher.to(device) for name, teacher in teachers.items()}
-        self.step = TrainStep(config, distiller, build_optimizer(distiller, config), moved, None)
+    def __init__(self, config: TrainConfig, targets: Targets, views: Views) -> None:
+        torch.manual_seed(config.run.seed)
+        self.config, self.views, self.specs = config, views, targets.specs
+        distiller = Distiller(config, self.specs).to(targets.device).train()
+        optim = config.optim
+        optimizer = build_optimizer(distiller, optim.lr, optim.weight_decay)
+        self.step = TrainStep(config, distiller, optimizer, targets)
 
     def step_times(self, group: GroupConfig, repeats: int) -> StepTimes:
         """Run step and parts in turns, so that a slower moment of the machine hits all alike."""
-        step, planned = self.step, _steps(group)
+        step, planned = self.step, _plans(group)
         loaded = self._loaded(group)
         batch = next(loaded)
-        targets = step.targets(batch)
+        shape = step.shape(batch.plan)
+        targets = step.targets(batch.plan, batch.images, shape)
 
         def data() -> None:
             current = next(planned)
@@ -224,61 +228,68 @@ class _Bench:
             torch.stack([self.views[(view, size)][0] for view in current.views])
 
         def student() -> None:
-            losses = step.losses(batch, targets)
+            losses = step.losses(batch.images, targets, shape)
             step.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
 
+        optim, workers = self.config.optim, self.config.engine.workers
         activities: dict[str, Activity] = {
-            "step": lambda: _run(step, next(loaded)),
+            "step": lambda: self._run(step, next(loaded)),
             "data": data,
-            "teachers": lambda: step.targets(batch),
+            "teachers": lambda: step.targets(batch.plan, batch.images, shape),
             "student": student,
-            "optimizer": lambda: step.apply_gradients(self.config.lr),
+            "optimizer": lambda: step.update(optim.lr, optim.weight_decay),
         }
         timings = time_in_turns(activities, repeats, device=step.device)
-        return StepTimes(group.name, group.batch_size, self.config.workers, **timings)
+        return StepTimes(group.name, group.batch_size, workers, **timings)
 
     def cached_times(self, group: GroupConfig, cache: TeacherCache, repeats: int) -> CachedTimes:
         """Run the step online and from the cache in turns, on the same student."""
         online = self.step
-        cached = TrainStep(self.config, online.distiller, online.optimizer, {}, cache)
-        loaded, planned = self._loaded(group), _steps(group, cache.count)
+        stored = replace(online.targets, teachers={}, cache=cache)
+        cached = TrainStep(self.config, online.distiller, online.optimizer, stored)
+        loaded, planned = self._loaded(group), _plans(group, cache.count)
 
         def from_cache() -> None:
-            step = next(planned)
-            _run(cached, ViewBatch(step, cache.images(step.views), []))
+            plan = next(planned)
+            self._run(cached, Batch(plan, cache.images(plan.views), []))
 
         activities: dict[str, Activity] = {
-            "online": lambda: _run(online, next(loaded)),
+            "online": lambda: self._run(online, next(loaded)),
             "cached": from_cache,
         }
         timings = time_in_turns(activities, repeats, device=online.device)
         return CachedTimes(group.name, group.batch_size, **timings)
 
-    def _loaded(self, group: GroupConfig) -> Iterator[ViewBatch]:
+    def _loaded(self, group: GroupConfig) -> Iterator[Batch]:
         """Batches out of the trainer's own data loader."""
-        sized = ((step, self._view_size(step)) for step in _steps(group))
-        return view_loader(self.views, sized, self.config.workers)
+        sized = ((plan, self._view_size(plan)) for plan in _plans(group))
+        return self.views.loader(sized, self.config.engine.workers)
 
-    def _view_size(self, step: Step) -> ViewSize:
-        return view_size(step.group, self.specs, self.step.shape(step))
+    def _view_size(self, plan: BatchPlan) -> Size:
+        return view_size(plan.group, self.specs, self.step.shape(plan))
+
+    def _run(self, step: TrainStep, batch: Batch) -> None:
+        step([batch.plan], [batch], self.config.optim.lr, self.config.optim.weight_decay)
 
 
-def _run(step: TrainStep, batch: ViewBatch) -> None:
-    step([batch.step], [batch], step.config.lr)
+def _open(config: TrainConfig) -> Views:
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    return open_views(config.data, config.run.seed, Console(stderr=True))
 
 
 def _groups(config: TrainConfig) -> list[GroupConfig]:
     """The different groups of a recipe."""
-    return list({group.name: group for s in config.stages for group in s.groups}.values())
+    return list({group.name: group for group in config.groups}.values())
 
 
-def _steps(group: GroupConfig, views: int | None = None) -> Iterator[Step]:
+def _plans(group: GroupConfig, views: int | None = None) -> Iterator[BatchPlan]:
     """Step after step of one group, each with views of its own, or round and round `views`."""
     for number in itertools.count(1):
         first = (number - 1) * group.batch_size
         ids = range(first, first + group.batch_size)
-        yield Step(number, group, tuple(i if views is None else i % views for i in ids))
+        yield BatchPlan(number, group, tuple(i if views is None else i % views for i in ids))
 
 
 def _as_json(name: str, timing: Timing) -> dict[str, float]:

@@ -1,47 +1,64 @@
-"""The paper's losses: cosine for summaries, cosine + smooth-L1 for features (eq. 2 and 3).
+"""The losses between outputs of student and teacher, entry points of `radio.losses`.
 
-Every loss is a mean over all values, or with `per_sample` over each sample's own: [B].
+Each is called as loss(student, teacher, section) with outputs of the same shape [B, D] or
+[B, C, h, w], channels in dimension 1, and gives the mean over the samples as a scalar.
 """
 
-from collections.abc import Callable
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radio_core.distill.group_config import FeatureLoss, SummaryLoss
-
-_BY_VALUE: dict[str, Callable[..., Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "smooth_l1": F.smooth_l1_loss,
-}
+from radio_core.distill.config import Loss, LossConfig
 
 
-def cosine_distance(
-    student: Tensor, teacher: Tensor, dim: int = -1, per_sample: bool = False
+def cosine(student: Tensor, teacher: Tensor, section: LossConfig) -> Tensor:
+    """Mean of 1 - cos over all vectors (paper eq. 2); in [0, 2]."""
+    return (1 - F.cosine_similarity(student, teacher, dim=1, eps=1e-6)).mean()
+
+
+def mse(student: Tensor, teacher: Tensor, section: LossConfig) -> Tensor:
+    """Mean squared error."""
+    return F.mse_loss(student, teacher)
+
+
+def l1(student: Tensor, teacher: Tensor, section: LossConfig) -> Tensor:
+    """Mean absolute error."""
+    return F.l1_loss(student, teacher)
+
+
+def smooth_l1(student: Tensor, teacher: Tensor, section: LossConfig) -> Tensor:
+    """Quadratic below 1, linear above."""
+    return F.smooth_l1_loss(student, teacher)
+
+
+def mixed(student: Tensor, teacher: Tensor, section: LossConfig) -> Tensor:
+    """L_match of the paper's eq. 3: alpha * cosine distance + beta * smooth-L1."""
+    smooth = smooth_l1(student, teacher, section)
+    return section.alpha * cosine(student, teacher, section) + section.beta * smooth
+
+
+def compare(
+    loss: Loss, student: Tensor, teacher: Tensor, section: LossConfig, per_sample: bool = False
 ) -> Tensor:
-    """Mean of 1 - cos over all vectors along `dim`; in [0, 2]."""
-    return _mean(1 - F.cosine_similarity(student, teacher, dim=dim, eps=1e-6), per_sample)
-
-
-def distance(
-    kind: SummaryLoss, student: Tensor, teacher: Tensor, dim: int = -1, per_sample: bool = False
-) -> Tensor:
-    """One of the plain losses between outputs of the same shape.
+    """A loss between two summaries [B, D], or feature maps, which are brought to one grid first.
 
     Args:
-        kind: "cosine", "mse", "l1" or "smooth_l1" (quadratic below 1, linear above).
-        student: [B, ...].
-        teacher: same shape.
-        dim: where the vectors lie, for the cosine.
-        per_sample: see the module.
+        loss: the function.
+        student: [B, D], or [B, C, h, w].
+        teacher: the same, but for h and w.
+        section: for the loss.
+        per_sample: give [B], the loss of each sample, instead of a scalar.
     """
-    if kind == "cosine":
-        return cosine_distance(student, teacher, dim, per_sample)
-    loss = _BY_VALUE[kind]
-    if per_sample:
-        return _mean(loss(student, teacher, reduction="none"), per_sample)
-    return loss(student, teacher)
+    if student.ndim == 4:
+        student, teacher = align_grids(student, teacher)
+    if not per_sample:
+        return loss(student, teacher, section)
+
+    def of_one(ours: Tensor, theirs: Tensor) -> Tensor:
+        return loss(ours[None], theirs[None], section)
+
+    losses: Tensor = torch.vmap(of_one)(student, teacher)
+    return losses
 
 
 def align_grids(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,41 +66,12 @@ def align_grids(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
     Each side is taken from the finer map, so grids of different aspect ratio work too.
     """
-    rows = max(student.shape[-2], teacher.shape[-2])
-    cols = max(student.shape[-1], teacher.shape[-1])
-    return _resize(student, rows, cols), _resize(teacher, rows, cols)
-
-
-def feature_loss(
-    student: Tensor,
-    teacher: Tensor,
-    alpha: float,
-    beta: float,
-    kind: FeatureLoss = "mixed",
-    per_sample: bool = False,
-) -> Tensor:
-    """Loss between feature maps [B, C, h, w], brought to the same grid first.
-
-    Args:
-        student: the head's map.
-        teacher: its target.
-        alpha: weight of the cosine distance in "mixed".
-        beta: weight of smooth-L1 in "mixed".
-        kind: "mixed" is L_match of eq. 3, alpha * cosine + beta * smooth-L1.
-        per_sample: see the module.
-    """
-    student, teacher = align_grids(student, teacher)
-    if kind != "mixed":
-        return distance(kind, student, teacher, 1, per_sample)
-    smooth = distance("smooth_l1", student, teacher, 1, per_sample)
-    return alpha * cosine_distance(student, teacher, 1, per_sample) + beta * smooth
-
-
-def _mean(values: Tensor, per_sample: bool) -> Tensor:
-    return values.reshape(len(values), -1).mean(dim=1) if per_sample else values.mean()
-
-
-def _resize(features: Tensor, rows: int, cols: int) -> Tensor:
-    if features.shape[-2:] == (rows, cols):
-        return features
-    return F.interpolate(features, size=(rows, cols), mode="bilinear", align_corners=False)
+    shapes = student.shape[-2:], teacher.shape[-2:]
+    grid = tuple(max(sides) for sides in zip(*shapes, strict=True))
+    ours, theirs = (
+        maps
+        if maps.shape[-2:] == grid
+        else F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
+        for maps in (student, teacher)
+    )
+    return ours, theirs

@@ -1,26 +1,17 @@
 """README.md of a distilled student: where its weights come from, and what follows from that."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
 import yaml
 
-from radio_core.config_file import to_mapping
-from radio_core.distill.config import (
-    RUN_CONTROL,
-    GroupConfig,
-    StageConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from radio_core.distill.config import TrainConfig, settings
 from radio_core.models.config import RadioConfig
 from radio_core.teachers.licences import Licence, licence_named
 from radio_core.vision import ModelSpec
 
-FILE = "README.md"
+CARD_FILE = "README.md"
 _PACKAGES = ("radio-toolkit", "torch", "timm", "safetensors")
 _LOSSES = {
     "cosine": "cosine distance",
@@ -28,17 +19,6 @@ _LOSSES = {
     "l1": "L1",
     "smooth_l1": "smooth L1",
 }
-
-
-def write_model_card(
-    folder: Path,
-    config: TrainConfig,
-    student: RadioConfig,
-    specs: Mapping[str, ModelSpec],
-    step: int,
-) -> None:
-    """Write README.md beside a saved student; the arguments are those of `model_card`."""
-    (folder / FILE).write_text(model_card(config, student, specs, step), encoding="utf-8")
 
 
 def model_card(
@@ -53,69 +33,45 @@ def model_card(
         step: optimizer steps done.
     """
     licences = {name: licence_named(spec.licence) for name, spec in specs.items()}
+    tags = {"library_name": "radio-toolkit", "pipeline_tag": "image-feature-extraction"}
+    recipe, backbone = config.recipe or "RECIPE", student.backbone
+    best = student.preferred_resolution
+    rows = [
+        "| adaptor | teacher | licence of its weights | what it means for these weights |",
+        "|---|---|---|---|",
+    ]
+    for name, licence in licences.items():
+        source = config.teachers[name].source if name in config.teachers else specs[name].name
+        cells = (name, f"`{source}`", licence.name, licence.meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    origin = config.student.init_from
+    if origin is not None:
+        started = f"The training started from the weights of `{origin}`"
+        rows += ["", f"{started}, whose own licence counts as well."]
     sections = [
-        _front_matter(),
+        f"---\n{yaml.safe_dump(tags, sort_keys=False)}---",
         f"# {config.recipe or 'A RADIO student'}",
         f"A vision backbone distilled from {len(specs)} teachers with radio-toolkit. One forward "
         "pass gives features of its own and, through adaptor heads, those of each teacher.",
-        _model(student),
+        "```python\nimport radio_core\n\n"
+        f"model = radio_core.load_model(FOLDER, adaptors={[a.name for a in student.adaptors]})\n"
+        "```\n\n"
+        f"- backbone: {backbone.type}, features of width {backbone.embed_dim} in cells of "
+        f"{backbone.patch_size} pixels\n"
+        f"- image sides: multiples of {backbone.resolution_step} pixels"
+        + (f", best at {best[0]}" if best else ""),
         "## Licences",
-        _teachers(config, specs, licences),
+        "\n".join(rows),
         _verdict(licences),
         "This is a table of facts to start from and no legal advice: the text of each licence has "
         "the last word. The training images have terms of their own.",
         "## Training",
-        _training(config, step),
-        "The command was `radio train "
-        f"{config.recipe or 'RECIPE'} --config config.yaml` with this config.yaml:",
-        f"```yaml\n{yaml.safe_dump(_settings(config), sort_keys=False)}```",
-        f"Versions: {_versions()}.",
+        "\n".join(f"- {line}" for line in _training(config, step)),
+        f"The command was `radio train {recipe} --config config.yaml` with this config.yaml:",
+        f"```yaml\n{yaml.safe_dump(settings(config), sort_keys=False)}```",
+        f"Versions: {', '.join(_versions())}.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """The fields that decide about the result; where and how it ran is nobody's business."""
-    fields: dict[str, Any] = to_mapping(config)
-    return {name: value for name, value in fields.items() if name not in RUN_CONTROL}
-
-
-def _front_matter() -> str:
-    tags = {"library_name": "radio-toolkit", "pipeline_tag": "image-feature-extraction"}
-    return f"---\n{yaml.safe_dump(tags, sort_keys=False)}---"
-
-
-def _model(student: RadioConfig) -> str:
-    backbone = student.backbone
-    lines = [
-        "```python",
-        "import radio_core",
-        "",
-        f"model = radio_core.load_model(FOLDER, adaptors={[a.name for a in student.adaptors]})",
-        "```",
-        "",
-        f"- backbone: {backbone.type}, features of width {backbone.embed_dim} in cells of "
-        f"{backbone.patch_size} pixels",
-        f"- image sides: multiples of {backbone.resolution_step} pixels"
-        + (f", best at {student.preferred_resolution[0]}" if student.preferred_resolution else ""),
-    ]
-    return "\n".join(lines)
-
-
-def _teachers(
-    config: TrainConfig, specs: Mapping[str, ModelSpec], licences: Mapping[str, Licence]
-) -> str:
-    rows = ["| adaptor | teacher | licence of its weights | what it means for these weights |"]
-    rows += ["|---|---|---|---|"]
-    for name, spec in specs.items():
-        licence = licences[name]
-        source = config.teachers[name].source if name in config.teachers else spec.name
-        cells = (name, f"`{source}`", licence.name, licence.meaning)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    if config.init_from is not None:
-        source = f"The training started from the weights of `{config.init_from}`"
-        rows += ["", f"{source}, whose own licence counts as well."]
-    return "\n".join(rows)
 
 
 def _verdict(licences: Mapping[str, Licence]) -> str:
@@ -133,56 +89,47 @@ def _verdict(licences: Mapping[str, Licence]) -> str:
     return "**No teacher's licence restricts these weights.**"
 
 
-def _training(config: TrainConfig, step: int) -> str:
-    sources = ", ".join(f"`{source}`" for source in config.data)
-    lines = [
-        f"- {step} of {config.total_steps} steps on {sources}"
-        + (f", {config.cached_views} crops with stored outputs" if config.cached_views else ""),
-        *(_stage(number, stage) for number, stage in enumerate(config.stages, start=1)),
-        *(_losses(name, teacher, config) for name, teacher in config.teachers.items()),
-        f"- balancing: {config.balancing}; targets: normalization {config.normalization}",
-        f"- AdamW, learning rate {config.lr:g}, weight decay {config.weight_decay:g}, gradient "
-        f"norm at most {config.clip_grad:g}, {config.precision}"
-        + (", spectral reparametrisation" if config.spectral else "")
-        + (f", weights averaged with decay {config.ema:g}" if config.ema else ""),
-    ]
-    return "\n".join(lines)
-
-
-def _stage(number: int, stage: StageConfig) -> str:
-    how = "all groups at each step" if stage.all_groups else "one group a step"
-    if len(stage.groups) == 1:
-        how = "one group"
-    groups = "; ".join(_group(group) for group in stage.groups)
-    return f"- stage {number}, {stage.steps} steps, {how}: {groups}"
-
-
-def _group(group: GroupConfig) -> str:
-    sides = ", ".join(map(str, group.resolutions))
-    windows = f", windows of {', '.join(map(str, group.window_sizes))}" * bool(group.window_sizes)
-    return f"{' + '.join(group.teachers)}, {group.batch_size} images of {sides} pixels{windows}"
-
-
-def _losses(name: str, teacher: TeacherConfig, config: TrainConfig) -> str:
-    features = _LOSSES.get(
-        teacher.feature_loss, f"{config.alpha:g} cosine + {config.beta:g} smooth L1"
+def _training(config: TrainConfig, step: int) -> Iterator[str]:
+    sources = ", ".join(f"`{source}`" for source in config.data.sources)
+    cached, loss, optim = config.targets.cached_views, config.loss, config.optim
+    stored = f", {cached} crops with stored outputs" if cached else ""
+    yield f"{step} of {config.total_steps} steps on {sources}{stored}"
+    for number, stage in enumerate(config.stages, start=1):
+        how = "all groups at each step" if stage.all_groups else "one group a step"
+        groups = []
+        for group in stage.groups:
+            sides, windows = (
+                ", ".join(map(str, numbers)) for numbers in (group.resolutions, group.window_sizes)
+            )
+            seen = f"{group.batch_size} images of {sides} pixels"
+            seen += f", windows of {windows}" if windows else ""
+            groups.append(f"{' + '.join(group.teachers)}, {seen}")
+        how = "one group" if len(groups) == 1 else how
+        yield f"stage {number}, {stage.steps} steps, {how}: {'; '.join(groups)}"
+    losses = {**_LOSSES, "mixed": f"{loss.alpha:g} cosine + {loss.beta:g} smooth L1"}
+    for name, teacher in config.teachers.items():
+        parts = [
+            f"{weight:g} x {losses.get(kind, kind)} of the {part}"
+            for weight, kind, part in (
+                (teacher.summary_weight, teacher.summary_loss, "summary"),
+                (teacher.feature_weight, teacher.feature_loss, "features"),
+            )
+            if weight > 0
+        ]
+        yield f"losses of {name}: {' and '.join(parts)}"
+    yield f"balancing: {loss.balancing}; targets: normalization {config.targets.normalization}"
+    yield (
+        f"AdamW, learning rate {optim.lr:g}, weight decay {optim.weight_decay:g}, gradient "
+        f"norm at most {optim.clip_grad:g}, {config.engine.precision}"
+        + (", spectral reparametrisation" if config.student.spectral else "")
+        + (f", weights averaged with decay {optim.ema:g}" if optim.ema else "")
     )
-    parts = [
-        f"{weight:g} x {loss} of the {part}"
-        for weight, loss, part in (
-            (teacher.summary_weight, _LOSSES[teacher.summary_loss], "summary"),
-            (teacher.feature_weight, features, "features"),
-        )
-        if weight > 0
-    ]
-    return f"- losses of {name}: {' and '.join(parts)}"
 
 
-def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
+def _versions() -> Iterator[str]:
+    yield f"Python {platform.python_version()}"
     for package in _PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            yield f"{package} {version(package)}"
         except PackageNotFoundError:  # run from a source tree
             continue
-    return ", ".join(found)

@@ -1,20 +1,22 @@
 """The folder of a run: who may write there, what it was configured as, its logs."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from radio_core.config_file import to_mapping, write_config
 from radio_core.data.sources import ImageSource, data_layout
 from radio_core.distill.config import RUN_CONTROL, TrainConfig
+from radio_core.distill.targets import CACHE_FOLDER
 
 CONFIG_FILE = "config.yaml"
-DATA_FILE = "data.json"
-CACHE_FOLDER = "cache"
 METRICS_FILE = "metrics.jsonl"
-SKIPPED_FILE = "skipped.jsonl"
+_DATA_FILE = "data.json"
+_SKIPPED_FILE = "skipped.jsonl"
 
 
 class RunFolder:
@@ -23,38 +25,42 @@ class RunFolder:
     Args:
         config: the run that wants to work there.
 
+    Attributes:
+        path: the folder.
+        checkpoints: a folder in it.
+        student: of the model that comes out.
+
     Raises:
         ValueError: the folder holds something else, or a run with another config.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.path = config.out
-        self.checkpoints = self.path / "checkpoints"
-        self.student = self.path / "student"
+        self.path = config.run.out
+        self.checkpoints, self.student = self.path / "checkpoints", self.path / "student"
         self._config = config
         self._temporary = self.path / f".{CONFIG_FILE}.tmp"
-        self._check(config)
-        self._skipped = {str(entry["path"]) for entry in _read_rows(self.path / SKIPPED_FILE)}
-
-    def _check(self, config: TrainConfig) -> None:
-        """Refuse a folder that this run must not write to."""
         stored = self.path / CONFIG_FILE
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--out {self.path} is a file, not a folder")
         # A cache may be filled before the run, and a kill may leave the temporary file.
         harmless = {CACHE_FOLDER, self._temporary.name}
         entries = self.path.iterdir() if self.path.is_dir() else ()
-        occupied = any(entry.name not in harmless for entry in entries)
-        if occupied and not config.resume:
-            what = "another run" if stored.is_file() else "other files"
-            raise ValueError(
-                f"--out {self.path} holds {what}: choose an empty folder"
-                + (", or continue that run with --resume" if stored.is_file() else "")
-            )
-        if occupied and not stored.is_file():
-            raise ValueError(f"--out {self.path} holds no run that could be resumed")
-        if occupied and not config.override:
-            _require_same(_read(stored), to_mapping(config))
+        if any(entry.name not in harmless for entry in entries):
+            if not config.run.resume:
+                what = "another run" if stored.is_file() else "other files"
+                raise ValueError(
+                    f"--out {self.path} holds {what}: choose an empty folder"
+                    + (", or continue that run with --resume" if stored.is_file() else "")
+                )
+            if not stored.is_file():
+                raise ValueError(f"--out {self.path} holds no run that could be resumed")
+            _check_stored(stored, config)
+        self._skipped = {str(entry["path"]) for entry in read_metrics(self.path / _SKIPPED_FILE)}
+
+    @property
+    def num_skipped(self) -> int:
+        """Unreadable files met so far, also before a resume."""
+        return len(self._skipped)
 
     def check_data(self, source: ImageSource) -> None:
         """Refuse to resume over other images: the samples would not be those of the run.
@@ -62,8 +68,8 @@ class RunFolder:
         Raises:
             ValueError: images were added to the data, or removed, since the run started.
         """
-        before, now = _read_rows(self.path / DATA_FILE), _describe(source)
-        if before and before[0] != now and not self._config.override:
+        before, now = read_metrics(self.path / _DATA_FILE), _describe(source)
+        if before and before[0] != now and not self._config.run.override:
             raise ValueError(
                 f"this run was started with other training data: {before[0].get('images')} images "
                 f"then, {now['images']} now. Restore it, or insist with --override"
@@ -75,22 +81,16 @@ class RunFolder:
         write_config(reusable(self._config), self._temporary)
         self._temporary.replace(self.path / CONFIG_FILE)
         self._temporary.write_text(json.dumps(_describe(source)), encoding="utf-8")
-        self._temporary.replace(self.path / DATA_FILE)
+        self._temporary.replace(self.path / _DATA_FILE)
 
     def add_skipped(self, entries: list[tuple[str, str]]) -> None:
         """List unreadable files in skipped.jsonl, each once."""
         new = {path: reason for path, reason in entries if path not in self._skipped}
-        if not new:
-            return
-        self._skipped.update(new)
-        with (self.path / SKIPPED_FILE).open("a", encoding="utf-8") as file:
-            for path, reason in new.items():
-                file.write(json.dumps({"path": path, "reason": reason}) + "\n")
-
-    @property
-    def num_skipped(self) -> int:
-        """Unreadable files met so far, also before a resume."""
-        return len(self._skipped)
+        if new:
+            self._skipped.update(new)
+            with (self.path / _SKIPPED_FILE).open("a", encoding="utf-8") as file:
+                for path, reason in new.items():
+                    file.write(json.dumps({"path": path, "reason": reason}) + "\n")
 
 
 class MetricsLog:
@@ -101,8 +101,8 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         step: rows after this step are dropped: they were written after the last checkpoint.
-        keep_last: whether the row of `step` itself stays: not if it was only written because the
-            run was to end there.
+        keep_last: the row of `step` itself stays: not if it was only written because the run was
+            to end there.
     """
 
     def __init__(self, folder: Path, step: int, keep_last: bool = True) -> None:
@@ -113,7 +113,12 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         temporary.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = _tensorboard(folder / "tensorboard", step)
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # without the extra "train" there is no TensorBoard
+            return
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, row: Mapping[str, Any], images_per_second: float) -> None:
         """Write one row; the throughput goes to TensorBoard only."""
@@ -132,59 +137,45 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line cut off by a crash is left out."""
-    return _read_rows(path)
+    """Rows of a .jsonl file of a run; a last line that a crash has cut off is left out."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def reusable(config: TrainConfig) -> TrainConfig:
     """The config without what belongs to one start only, so that another run can take it up."""
-    return replace(config, resume=False, override=False, dry_run=False, refresh_index=False)
+    once = {"resume": False, "override": False, "dry_run": False}
+    return config.changed(run=once, data={"refresh_index": False})
 
 
 def _describe(source: ImageSource) -> dict[str, Any]:
     return {"images": len(source), "layout": data_layout(source)}
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A TensorBoard writer, or None where tensorboard (extra "train") is not installed."""
+def _check_stored(path: Path, config: TrainConfig) -> None:
+    """Refuse to resume a run whose results would be another's."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
-
-
-def _read(path: Path) -> Any:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not the config of a run: {error}") from error
-    if not isinstance(content, dict):
+    if not isinstance(stored, dict):
         raise ValueError(f"{path} is not the config of a run")
-    return content
-
-
-def _require_same(stored: Any, wanted: Any) -> None:
-    """Refuse to resume a run whose results would be another's."""
+    if stored.keys() != {field.name for field in dataclasses.fields(TrainConfig)}:
+        raise ValueError(
+            f"{path} was written by another version, whose configs have other fields: finish that "
+            "run with it, or start anew in an empty folder"
+        )
     differences = [
         f"{name}: {old!r} -> {new!r}"
-        for name, (old, new) in sorted(_differences(stored, wanted).items())
-        if name.split(".")[0] not in RUN_CONTROL and not name.endswith(".rank_share")
+        for name, (old, new) in sorted(_differences(stored, to_mapping(config)).items())
+        if name not in RUN_CONTROL and not name.endswith(".rank_share")
     ]
-    if differences:
+    if differences and not config.run.override:
         raise ValueError(
             "this run was started with another config; differing fields: "
             + "; ".join(differences)

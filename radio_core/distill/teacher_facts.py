@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,9 @@ class TeacherFacts:
         return ModelSpec(
             name=name,
             input_size=self.input_size,
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
             patch_size=self.patch_size,
             summary_dim=self.summary_dim,
             feature_dim=self.width,
-            licence="",
             flexible=True,
         )
 
@@ -101,22 +97,33 @@ def teacher_facts(source: str) -> TeacherFacts | None:
         return _of_open_clip(rest)
     if kind == "dinov2":
         return _of_dino(rest)
-    if kind == "sam":
-        return _of_sam(rest)
-    return None
+    return _of_sam(rest) if kind == "sam" else None
 
 
 def _of_dino(rest: str) -> TeacherFacts | None:
+    file = Path(rest) / "config.json"
+    if file.is_file():
+        config = json.loads(file.read_text())
+        try:
+            width, patch = int(config["hidden_size"]), int(config["patch_size"])
+            return TeacherFacts(
+                width=width,
+                depth=int(config["num_hidden_layers"]),
+                hidden=int(width * config.get("mlp_ratio", 4)),
+                patch_size=patch,
+                input_size=int(config["image_size"]) // patch * patch,
+                summary_dim=width,
+                prefix=1 + int(config.get("num_register_tokens", 0)),
+                download=0,
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
     name = rest.rpartition("/")[2].removeprefix("dinov2-")
-    registers = name.startswith("with-registers-")
-    name = name.removeprefix("with-registers-")
-    config = Path(rest) / "config.json"
-    if config.is_file():
-        return _of_transformers(json.loads(config.read_text()))
-    if name not in _DINO_V2 or not rest.startswith("facebook/"):
+    size = name.removeprefix("with-registers-")
+    if size not in _DINO_V2 or not rest.startswith("facebook/"):
         return None
-    width, depth = _DINO_V2[name]
-    gated = name == "giant"
+    width, depth = _DINO_V2[size]
+    gated = size == "giant"
     facts = TeacherFacts(
         width=width,
         depth=depth,
@@ -125,44 +132,25 @@ def _of_dino(rest: str) -> TeacherFacts | None:
         patch_size=14,
         input_size=518,
         summary_dim=width,
-        prefix=5 if registers else 1,
+        prefix=1 if size == name else 5,
         gated=gated,
         extra=1370 * width,
     )
-    return _with_download(facts, 4 * facts.parameters)  # the repositories hold float32
-
-
-def _of_transformers(config: Mapping[str, Any]) -> TeacherFacts | None:
-    try:
-        width, patch = int(config["hidden_size"]), int(config["patch_size"])
-        return TeacherFacts(
-            width=width,
-            depth=int(config["num_hidden_layers"]),
-            hidden=int(width * config.get("mlp_ratio", 4)),
-            patch_size=patch,
-            input_size=int(config["image_size"]) // patch * patch,
-            summary_dim=width,
-            prefix=1 + int(config.get("num_register_tokens", 0)),
-            download=0,
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
+    return replace(facts, download=4 * facts.parameters)  # the repositories hold float32
 
 
 def _of_open_clip(rest: str) -> TeacherFacts | None:
     """From open_clip's own description of the model; None where it is no plain transformer."""
-    name = rest.partition("/")[0]
     local = Path(rest.removeprefix("local-dir:")) / "open_clip_config.json"
+    model: dict[str, Any] | None = None
     if local.is_file():
         model = json.loads(local.read_text()).get("model_cfg")
-    elif find_spec("open_clip") is None or rest.startswith(("local-dir:", "hf-hub:")):
-        return None
-    else:
+    elif find_spec("open_clip") and not rest.startswith(("local-dir:", "hf-hub:")):
         import open_clip
 
-        model = open_clip.get_model_config(name)
+        model = open_clip.get_model_config(rest.partition("/")[0])
     vision = (model or {}).get("vision_cfg", {})
-    if not isinstance(vision.get("layers"), int) or "width" not in vision:
+    if model is None or not isinstance(vision.get("layers"), int) or "width" not in vision:
         return None
     width, patch = vision["width"], vision["patch_size"]
     facts = TeacherFacts(
@@ -175,35 +163,28 @@ def _of_open_clip(rest: str) -> TeacherFacts | None:
         extra=width * model["embed_dim"],
         download=0 if local.is_file() else None,
     )
-    if facts.download is None and not rest.endswith("/openai"):  # half precision, other format
-        return _with_download(facts, 4 * (facts.parameters + _text_parameters(model["text_cfg"])))
-    return facts
-
-
-def _text_parameters(text: Mapping[str, Any]) -> int:
-    width = int(text.get("width", 512))
-    words = int(text.get("vocab_size", 49408)) * width
-    return words + 12 * int(text.get("layers", 12)) * width**2
+    if local.is_file() or rest.endswith("/openai"):  # those: half precision, other format
+        return facts
+    text = model["text_cfg"]
+    text_width = int(text.get("width", 512))
+    words = int(text.get("vocab_size", 49408)) * text_width
+    texts = words + 12 * int(text.get("layers", 12)) * text_width**2
+    return replace(facts, download=4 * (facts.parameters + texts))
 
 
 def _of_sam(rest: str) -> TeacherFacts | None:
     name, _, checkpoint = rest.partition(":")
-    folder = Path(rest) / "sam_config.json"
-    if folder.is_file():
-        values = {"width": 768, "depth": 12, "window": 14, **json.loads(folder.read_text())}
-        width, depth = values.get("embed_dim", 768), values["depth"]
-        side, patch = values.get("image_size", 1024), values.get("patch_size", 16)
-        globals_ = len(values.get("global_blocks", (0, 0, 0, 0)))
-        return _sam(width, depth, side, patch, values.get("window_size", 14), globals_, 0)
-    if name not in _SAM:
+    file = Path(rest) / "sam_config.json"
+    if file.is_file():
+        values = json.loads(file.read_text())
+        width, depth, download = values.get("embed_dim", 768), values.get("depth", 12), 0
+    elif name in _SAM:
+        values = {}
+        width, depth, size = _SAM[name]
+        download = 0 if Path(checkpoint).is_file() else size
+    else:
         return None
-    width, depth, size = _SAM[name]
-    return _sam(width, depth, 1024, 16, 14, 4, 0 if Path(checkpoint).is_file() else size)
-
-
-def _sam(
-    width: int, depth: int, side: int, patch: int, window: int, global_blocks: int, download: int
-) -> TeacherFacts:
+    side, patch = values.get("image_size", 1024), values.get("patch_size", 16)
     return TeacherFacts(
         width=width,
         depth=depth,
@@ -212,8 +193,8 @@ def _sam(
         input_size=side,
         summary_dim=None,
         prefix=0,
-        window=window,
-        global_blocks=global_blocks,
+        window=values.get("window_size", 14),
+        global_blocks=len(values.get("global_blocks", (0, 0, 0, 0))),
         extra=(side // patch) ** 2 * width,
         download=download,
     )
@@ -222,20 +203,16 @@ def _sam(
 def _of_toy(source: str) -> TeacherFacts:
     """Of a bundled teacher, whose weights are at hand; its shape is that of a plain transformer."""
     teacher = load_teacher(source)
-    spec = teacher.spec
+    spec, width = teacher.spec, teacher.spec.feature_dim
     count = sum(parameter.numel() for parameter in teacher.parameters())
-    blocks = max(round(count / (12 * spec.feature_dim**2)), 1)
+    blocks = max(round(count / (12 * width**2)), 1)
     return TeacherFacts(
-        width=spec.feature_dim,
+        width=width,
         depth=blocks,
-        hidden=4 * spec.feature_dim,
+        hidden=4 * width,
         patch_size=spec.patch_size,
         input_size=spec.input_size,
         summary_dim=spec.summary_dim,
-        extra=count - blocks * 12 * spec.feature_dim**2 - 3 * spec.patch_size**2 * spec.feature_dim,
+        extra=count - blocks * 12 * width**2 - 3 * spec.patch_size**2 * width,
         download=0,
     )
-
-
-def _with_download(facts: TeacherFacts, size: int) -> TeacherFacts:
-    return TeacherFacts(**{**vars(facts), "download": size})

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from radio_core.data.sources import faults
-from radio_core.distill.checkpoints import (
+from radio_core.distill.checkpoint import (
     Checkpoint,
     DiskFullError,
     disk_full_message,
@@ -24,26 +24,17 @@ from radio_core.distill.checkpoints import (
     take_snapshot,
 )
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.distiller import Distiller
-from radio_core.distill.execution import set_up_student
-from radio_core.distill.inputs import (
-    Inputs,
-    choose_device,
-    fill_cache,
-    measure,
-    open_run,
-    progress_bar,
-)
-from radio_core.distill.model_card import write_model_card
-from radio_core.distill.partition import Partition
+from radio_core.distill.engine import build_optimizer, set_up_student
+from radio_core.distill.model_card import CARD_FILE, model_card
 from radio_core.distill.run_folder import MetricsLog, RunFolder
-from radio_core.distill.schedule import Schedule, Step
-from radio_core.distill.shapes import view_size
-from radio_core.distill.step import NonFiniteLossError, TrainStep, build_optimizer
-from radio_core.distill.views import ViewBatch, view_loader
-from radio_core.distill.warm_start import warm_start
+from radio_core.distill.schedule import BatchPlan, Partition, Schedule
+from radio_core.distill.step import Distiller, NonFiniteLossError, TrainStep
+from radio_core.distill.student import export_student, warm_start
+from radio_core.distill.targets import open_targets, view_size
+from radio_core.distill.views import Batch, Skipped, Views, open_views
 from radio_core.models.spectral import iterate_spectral
 from radio_core.processes import Processes, join_processes
+from radio_core.progress import rich_progress
 
 _AVERAGE_ROUNDS = 32  # of power iteration, for averaged weights: u and v are those of the last ones
 
@@ -66,10 +57,14 @@ class TrainResult:
 def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
     """Distil a student as `config` says.
 
-    Writes config.yaml, metrics.jsonl, checkpoints/ and, at the end, student/ in `config.out`.
+    Writes config.yaml, metrics.jsonl, checkpoints/ and, at the end, student/ in `config.run.out`.
     Ctrl-C, or a SIGTERM as schedulers send it, saves a checkpoint after the current step and
     returns. Started by torchrun or accelerate, the processes train one student together; rank 0
     writes, and where one process fails all of them end.
+
+    Args:
+        config: the run; `radio_core.distill.recipes.get_recipe` has complete ones.
+        console: for bars and messages; standard error by default.
 
     Raises:
         ValueError: the folder is in use, the data cannot be read, the config does not fit.
@@ -77,69 +72,72 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
         DiskFullError: there is no space for a checkpoint; the last one stays intact.
         ProcessFailure: a process has failed or gone; the last checkpoint stays intact.
     """
+
+    def advice() -> str:
+        found = find_checkpoints(config.run.out / "checkpoints")
+        if not found:
+            return "There is no checkpoint yet"
+        return f"The last good checkpoint is {found[-1].path}: continue with --resume"
+
     with join_processes(
-        config.device,
-        config.rank_timeout,
+        config.engine.device,
+        config.engine.rank_timeout,
         explained=(ValueError, NonFiniteLossError, DiskFullError),
-        advice=lambda: _advice(config),
-    ) as ranks:
-        shown = ranks.first and (console is None or not console.quiet)
-        return _train(
-            config, (console or Console(stderr=True)) if shown else Console(quiet=True), ranks
-        )
+        advice=advice,
+    ) as processes:
+        shown = processes.first and (console is None or not console.quiet)
+        console = (console or Console(stderr=True)) if shown else Console(quiet=True)
+        return _train(config, console, processes)
 
 
-def _advice(config: TrainConfig) -> str:
-    found = find_checkpoints(config.out / "checkpoints")
-    if not found:
-        return "There is no checkpoint yet"
-    return f"The last good checkpoint is {found[-1].path}: continue with --resume"
-
-
-def _train(config: TrainConfig, console: Console, ranks: Processes) -> TrainResult:
+def _train(config: TrainConfig, console: Console, processes: Processes) -> TrainResult:
     folder = RunFolder(config)
-    run = open_run(config, console, ranks=ranks)
-    folder.check_data(run.views.source)
-    checkpoint = _newest_checkpoint(folder, ranks)
-    torch.manual_seed(config.seed)
-    distiller = Distiller(config, run.specs)
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    views = open_views(config.data, config.run.seed, console)
+    targets = open_targets(config, views, console, processes)
+    folder.check_data(views.source)
+    checkpoint = _newest_checkpoint(folder, processes)
+    torch.manual_seed(config.run.seed)
+    distiller = Distiller(config, targets.specs)
     if checkpoint is not None:
         load_model(checkpoint, distiller)
         console.print(f"resuming after step {checkpoint.step}")
-    distiller.to(choose_device(config.device)).train()
-    ranks.gather(None)  # everything fits, for everyone: only now is anything written
-    if ranks.first:
-        folder.claim(run.views.source)
-        folder.add_skipped(faults(run.views.source))
-    if run.cache is not None:
-        part = (ranks.rank, ranks.size)
-        skipped = fill_cache(run.cache, console, part, config.workers)
-        everyones = [entry for each in ranks.gather(skipped, patient=True) for entry in each]
-        folder.add_skipped(everyones if ranks.first else [])
+    distiller.to(targets.device).train()
+    processes.gather(None)  # everything fits, for everyone: only now is anything written
+    if processes.first:
+        folder.claim(views.source)
+        folder.add_skipped(faults(views.source))
+    if targets.cache is not None:
+        everyones = processes.gather(targets.fill_cache(console), patient=True)
+        if processes.first:
+            folder.add_skipped([entry for skipped in everyones for entry in skipped])
     if checkpoint is None:
-        for note in distiller.fit_standardizers(measure(config, run, ranks)):
+        for note in distiller.fit_standardizers(targets.measure(views), processes):
             console.print(note)
-        if config.init_from is not None:
+        if config.student.init_from is not None:
             # Filling the cache has drawn from it, perhaps not as often in every process.
-            torch.manual_seed(config.seed)
-            for line in warm_start(distiller, config.init_from).lines():
+            torch.manual_seed(config.run.seed)
+            source = config.student.init_from
+            report = warm_start(distiller.student, distiller.normalizers, source)
+            for line in report.lines():
                 console.print(line, markup=False)
-    set_up_student(distiller.student, config, ranks)
-    optimizer = build_optimizer(distiller, config)
-    step = TrainStep(config, distiller, optimizer, run.teachers, run.cache, ranks)
+    set_up_student(distiller.student, config.engine, processes)
+    optimizer = build_optimizer(distiller, config.optim.lr, config.optim.weight_decay)
+    step = TrainStep(config, distiller, optimizer, targets)
     if checkpoint is not None:
         load_optimizer(checkpoint, distiller, optimizer, step.average)
-    if step.statistics and (ranks.size > 1 or config.accumulate > 1):
+    if step.statistics and (processes.size > 1 or config.engine.accumulate > 1):
         console.print(
             "note: this student has BatchNorm, which sees one micro-batch of one process at a "
             "time: results depend on accumulate and on the number of processes"
         )
-    return _Run(step, folder, run, console, ranks).go(checkpoint.step if checkpoint else 0)
+    return _Run(step, folder, views, console).go(checkpoint.step if checkpoint else 0)
 
 
-def _newest_checkpoint(folder: RunFolder, ranks: Processes) -> Checkpoint | None:
+def _newest_checkpoint(folder: RunFolder, processes: Processes) -> Checkpoint | None:
     found = find_checkpoints(folder.checkpoints)
-    steps = ranks.gather(found[-1].step if found else 0)
+    steps = processes.gather(found[-1].step if found else 0)
     if len(set(steps)) > 1:
         raise ValueError(
             f"the processes see different checkpoints in {folder.checkpoints} (steps "
@@ -152,17 +150,25 @@ def _newest_checkpoint(folder: RunFolder, ranks: Processes) -> Checkpoint | None
 class _Run:
     """One process's part of a run."""
 
-    def __init__(
-        self, step: TrainStep, folder: RunFolder, run: Inputs, console: Console, ranks: Processes
-    ) -> None:
-        self.config, self.step, self.ranks = step.config, step, ranks
-        self.folder, self.run, self.console = folder, run, console
-        self.partition = Partition(self.config, ranks.rank, ranks.size)
+    def __init__(self, step: TrainStep, folder: RunFolder, views: Views, console: Console) -> None:
+        self.config, self.step, self.processes = step.config, step, step.processes
+        self.folder, self.views, self.console = folder, views, console
+        self.partition = Partition(self.config, self.processes.rank, self.processes.size)
+        self.schedule = Schedule(self.config, views.order)
 
     def go(self, start: int) -> TrainResult:
         """Steps start + 1 … last_step, with checkpoints; then the student."""
         try:
-            return self._finish(self._steps(start))
+            step, skipped = self._steps(start), self.folder.num_skipped
+            if skipped:
+                where = self.folder.path / "skipped.jsonl"
+                self.console.print(f"{skipped} unreadable files were skipped, listed in {where}")
+            if step < self.config.last_step:
+                self.console.print(f"interrupted after step {step}; continue with --resume")
+                return TrainResult(step, None, skipped)
+            self._save(step)
+            self._export()
+            return TrainResult(step, self.folder.student, skipped)
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -170,27 +176,26 @@ class _Run:
 
     def _steps(self, start: int) -> int:
         """Run the steps and return the number of the last one."""
-        config, number = self.config, start
-        schedule = Schedule(config, self.run.views.order)
-        keep_last = start % config.log_every == 0 or start >= config.last_step
-        metrics = MetricsLog(self.folder.path, start, keep_last) if self.ranks.first else None
-        with _stop_on_interrupt(self.ranks) as stop, progress_bar(self.console) as progress:
-            bar = progress.add_task("training", total=config.last_step, completed=start, info="")
+        config, run, schedule, number = self.config, self.config.run, self.schedule, start
+        keep_last = start % run.log_every == 0 or start >= config.last_step
+        metrics = MetricsLog(self.folder.path, start, keep_last) if self.processes.first else None
+        with _stop_on_interrupt(self.processes) as stop, rich_progress(self.console) as progress:
             began, images = time.monotonic(), 0
             try:
-                for plan, batches, idle in self._work(schedule, start + 1):
+                for plan, batches, idle in self._work(start + 1):
                     number = plan[0].number
-                    self.step.set_weight_decay(schedule.weight_decay(number))
-                    row = self.step(plan, batches, schedule.learning_rate(number), idle)
+                    lr, decay = schedule.learning_rate(number), schedule.weight_decay(number)
+                    row = self.step(plan, batches, lr, decay, idle)
                     images += sum(len(whole.views) for whole in plan)
                     speed = images / (time.monotonic() - began)
-                    logged = number % config.log_every == 0 or number == config.last_step
-                    if metrics is not None and logged:
+                    if metrics is not None and (
+                        number % run.log_every == 0 or number == config.last_step
+                    ):
                         metrics.add(row, speed)
                     info = f"loss {row['loss']:.3f}  {speed:.0f} images/s"
-                    progress.update(bar, completed=number, info=info)
+                    progress(f"training\t{info}", number, config.last_step)
                     stopping = self._agree(batches, bool(stop))
-                    if number % config.checkpoint_every == 0 or stopping:
+                    if number % run.checkpoint_every == 0 or stopping:
                         self._save(number)
                     if stopping:
                         break
@@ -199,70 +204,59 @@ class _Run:
                     metrics.close()
         return number
 
-    def _agree(self, batches: list[ViewBatch], stop: bool) -> bool:
-        """Note the unreadable files that any process met; whether any is asked to stop."""
-        skipped = [entry for batch in batches for entry in batch.skipped]
-        messages = self.ranks.gather((stop, skipped))
-        if self.ranks.first:
-            self.folder.add_skipped([entry for _, entries in messages for entry in entries])
-        return any(asked for asked, _ in messages)
-
-    def _finish(self, step: int) -> TrainResult:
-        if self.folder.num_skipped:
-            count, where = self.folder.num_skipped, self.folder.path / "skipped.jsonl"
-            self.console.print(f"{count} unreadable files were skipped, listed in {where}")
-        if step < self.config.last_step:
-            self.console.print(f"interrupted after step {step}; continue with --resume")
-            return TrainResult(step, None, self.folder.num_skipped)
-        self._save(step)
-        self._export()
-        return TrainResult(step, self.folder.student, self.folder.num_skipped)
-
-    def _save(self, step: int) -> None:
-        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
-        if self.ranks.first:
-            save_checkpoint(self.folder.checkpoints, step, snapshot, self.config.keep_checkpoints)
-
-    def _export(self) -> None:
-        """Write the student: the moving average where there is one, else the last weights."""
-        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
-        if not self.ranks.first:
-            return
-        distiller = Distiller(self.config, self.run.specs)
-        distiller.load_state_dict({**snapshot.model, **snapshot.average})
-        if snapshot.average:
-            iterate_spectral(distiller, _AVERAGE_ROUNDS)
-        student = distiller.export_student()
-        student.save_pretrained(self.folder.student, getattr(torch, self.config.student_dtype))
-        done = self.config.last_step
-        write_model_card(self.folder.student, self.config, student.config, self.run.specs, done)
-
-    def _work(
-        self, schedule: Schedule, first: int
-    ) -> Iterator[tuple[tuple[Step, ...], list[ViewBatch], int]]:
+    def _work(self, first: int) -> Iterator[tuple[tuple[BatchPlan, ...], list[Batch], int]]:
         """For each step: its whole batches, this process's micro-batches, and how many more of
         these another process has where all must run as many."""
-        numbers = range(first, self.config.last_step + 1)
-        parts = (part for number in numbers for part in self._parts(schedule, number))
-        loaded = self._batches(parts)
-        for number in numbers:
+        schedule, steps = self.schedule, range(first, self.config.last_step + 1)
+
+        def parts(number: int) -> list[BatchPlan]:
+            return self.partition.part(schedule.stage(number), schedule.batches(number))
+
+        loaded = self._load(part for number in steps for part in parts(number))
+        for number in steps:
             plan, idle = schedule.batches(number), 0
-            batches = [next(loaded) for _ in self._parts(schedule, number)]
+            batches = [next(loaded) for _ in parts(number)]
             if self.step.gradients.sharded:
                 idle = self.partition.passes(schedule.stage(number), plan) - len(batches)
             yield plan, batches, idle
 
-    def _parts(self, schedule: Schedule, number: int) -> list[Step]:
-        return self.partition.part(schedule.stage(number), schedule.batches(number))
-
-    def _batches(self, parts: Iterator[Step]) -> Iterator[ViewBatch]:
-        cache, specs = self.step.cache, self.run.specs
+    def _load(self, parts: Iterator[BatchPlan]) -> Iterator[Batch]:
+        cache, specs = self.step.targets.cache, self.step.targets.specs
         if cache is not None:
             for part in parts:
-                yield ViewBatch(part, cache.images(part.views), [])
+                yield Batch(part, cache.images(part.views), [])
         else:
-            sized = ((s, view_size(s.group, specs, self.step.shape(s))) for s in parts)
-            yield from view_loader(self.run.views, sized, self.config.workers)
+            sized = ((part, view_size(part.group, specs, self.step.shape(part))) for part in parts)
+            yield from self.views.loader(sized, self.config.engine.workers)
+
+    def _agree(self, batches: list[Batch], stop: bool) -> bool:
+        """Note the unreadable files that any process met; True if any is asked to stop."""
+        mine: tuple[bool, list[Skipped]] = (stop, [e for batch in batches for e in batch.skipped])
+        messages = self.processes.gather(mine)
+        if self.processes.first:
+            self.folder.add_skipped([entry for _, entries in messages for entry in entries])
+        return any(asked for asked, _ in messages)
+
+    def _save(self, step: int) -> None:
+        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
+        if self.processes.first:
+            keep = self.config.run.keep_checkpoints
+            save_checkpoint(self.folder.checkpoints, step, snapshot, keep)
+
+    def _export(self) -> None:
+        """Write the student: the moving average where there is one, else the last weights."""
+        config, specs, folder = self.config, self.step.targets.specs, self.folder.student
+        snapshot = take_snapshot(self.step.distiller, self.step.optimizer, self.step.average)
+        if not self.processes.first:
+            return
+        distiller = Distiller(config, specs)
+        distiller.load_state_dict({**snapshot.model, **snapshot.average})
+        if snapshot.average:
+            iterate_spectral(distiller, _AVERAGE_ROUNDS)
+        student = export_student(distiller.student, distiller.normalizers)
+        student.save_pretrained(folder, getattr(torch, config.student.dtype))
+        card = model_card(config, student.config, specs, config.last_step)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 class _Stop:
@@ -275,7 +269,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(ranks: Processes) -> Iterator[_Stop]:
+def _stop_on_interrupt(processes: Processes) -> Iterator[_Stop]:
     """Turn Ctrl-C and SIGTERM into a request to stop after the current step.
 
     A second Ctrl-C stops at once, unless there are other processes: launchers pass Ctrl-C on to
@@ -284,7 +278,7 @@ def _stop_on_interrupt(ranks: Processes) -> Iterator[_Stop]:
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked and number == signal.SIGINT and ranks.size == 1:
+        if stop.asked and number == signal.SIGINT and processes.size == 1:
             raise KeyboardInterrupt
         stop.asked = True
 

@@ -2,27 +2,31 @@
 
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from radio_core.data.images import UnreadableImage
 from radio_core.data.order import order_of
-from radio_core.data.sources import ImageSource, RemoteSource
+from radio_core.data.sources import ImageSource, RemoteSource, open_source
+from radio_core.data.storage import GIGABYTE, Storage, cache_folder
 from radio_core.data.transforms import apply_crop, sample_crop
-from radio_core.distill.schedule import Step
+from radio_core.distill.config import DataConfig
+from radio_core.distill.groups import Size
+from radio_core.distill.schedule import BatchPlan
+from radio_core.progress import rich_progress
 from radio_core.streams import Stream
 
 Skipped = tuple[str, str]
-ViewSize = int | tuple[int, int]
-"""Pixels: the side of a square, or (height, width)."""
-ViewKey = tuple[int, ViewSize]
-"""(view id, size)."""
+"""(path, reason) of an unreadable file."""
+ViewKey = tuple[int, Size]
+"""(view id, (height, width))."""
 RATIO = (3 / 4, 4 / 3)
 """Lowest and highest aspect ratio of a crop, relative to that of the view."""
 MOST_ATTEMPTS = 1000
@@ -32,16 +36,16 @@ _AHEAD = 8192  # views ahead of their turn that remote shards are fetched, while
 
 
 @dataclass(frozen=True)
-class ViewBatch:
+class Batch:
     """A batch as the data loader gives it.
 
     Attributes:
-        step: the step that it belongs to.
+        plan: what it is a batch of.
         images: [B, 3, H, W] uint8, RGB.
-        skipped: (path, reason) of unreadable files whose place others took.
+        skipped: unreadable files whose place others took.
     """
 
-    step: Step
+    plan: BatchPlan
     images: Tensor
     skipped: list[Skipped]
 
@@ -63,15 +67,12 @@ class Views(Dataset[tuple[Tensor, list[Skipped]]]):
     """
 
     def __init__(self, source: ImageSource, crop_scale: tuple[float, float], seed: int) -> None:
-        self.source = source
-        self.crop_scale = crop_scale
-        self.seed = seed
+        self.source, self.crop_scale, self.seed = source, crop_scale, seed
         self.order = order_of(source, seed)
 
     def __getitem__(self, key: ViewKey) -> tuple[Tensor, list[Skipped]]:
         """The view for a key, and which files were skipped on the way."""
-        view, size = key
-        height, width = (size, size) if isinstance(size, int) else size
+        view, (height, width) = key
         ratio = (RATIO[0] * width / height, RATIO[1] * width / height)
         skipped: list[Skipped] = []
         for index in islice(self.order.indices(view), MOST_ATTEMPTS):
@@ -90,41 +91,60 @@ class Views(Dataset[tuple[Tensor, list[Skipped]]]):
             f"no image of the training data can be read any more; the last one: {name}: {reason}"
         )
 
+    def loader(self, plans: Iterator[tuple[BatchPlan, Size]], workers: int) -> Iterator[Batch]:
+        """Batches of views of these sizes, in order, read by `workers` processes ahead of time."""
+        under_way: deque[BatchPlan] = deque()
 
-def view_loader(
-    views: Views, steps: Iterator[tuple[Step, ViewSize]], workers: int
-) -> Iterator[ViewBatch]:
-    """Batches for (step, size) pairs, in order, read by `workers` processes ahead of time."""
-    under_way: deque[Step] = deque()
+        def keys() -> Iterator[list[ViewKey]]:
+            for plan, size in plans:
+                under_way.append(plan)
+                yield [(view, size) for view in plan.views]
 
-    def keys() -> Iterator[list[ViewKey]]:
-        for step, size in steps:
-            under_way.append(step)
-            yield [(view, size) for view in step.views]
+        for images, skipped in self.read(keys(), workers):
+            yield Batch(under_way.popleft(), images, skipped)
 
-    loader = DataLoader(
-        views,
-        batch_sampler=keys(),
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=ignore_interrupts,
-    )
-    for images, skipped in loader:
-        yield ViewBatch(under_way.popleft(), images, skipped)
+    def read(
+        self, keys: Iterable[list[ViewKey]], workers: int
+    ) -> Iterator[tuple[Tensor, list[Skipped]]]:
+        """Batches [B, 3, H, W] of the views of these keys, and the files skipped for them."""
+        yield from DataLoader(
+            self,
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_interrupts,
+        )
 
 
-def to_unit(images: Tensor, size: ViewSize | None = None) -> Tensor:
+def open_views(config: DataConfig, seed: int, console: Console) -> Views:
+    """Open the images of a run; tells of kept indexes, and of long listings how far they are.
+
+    Raises:
+        ValueError: as `radio_core.data.sources.open_source`.
+    """
+    with rich_progress(console) as progress:
+        storage = Storage(
+            config.cache or cache_folder(),
+            int(config.cache_gb * GIGABYTE),
+            config.refresh_index,
+            lambda message: console.print(message, markup=False, highlight=False),
+            progress,
+        )
+        source = open_source(config.sources, config.weights, scenes=config.scenes, storage=storage)
+    return Views(source, config.crop_scale, seed)
+
+
+def to_unit(images: Tensor, size: Size | None = None) -> Tensor:
     """uint8 [B, 3, H, W] to float32 in [0, 1], resized (bilinear, antialiased) to `size`."""
     unit = images.float() / 255
-    wanted = (size, size) if isinstance(size, int) else size
-    if wanted is None or images.shape[-2:] == wanted:
+    if size is None or images.shape[-2:] == size:
         return unit
     return F.interpolate(
-        unit, size=wanted, mode="bilinear", align_corners=False, antialias=True
+        unit, size=size, mode="bilinear", align_corners=False, antialias=True
     ).clamp(0, 1)
 
 
-def ignore_interrupts(_worker: int) -> None:
+def _ignore_interrupts(_worker: int) -> None:
     """Ctrl-C and SIGTERM may reach every process; only the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

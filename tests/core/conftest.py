@@ -5,13 +5,22 @@ import multiprocessing
 import multiprocessing.process
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
+from radio_core.distill.config import (
+    DataConfig,
+    EngineConfig,
+    OptimConfig,
+    RunConfig,
+    StudentConfig,
+    TargetsConfig,
+    TrainConfig,
+)
+from radio_core.distill.groups import GroupConfig, StageConfig, TeacherConfig
 from radio_core.models.vit import vit_config
 
 PREPARE = """
@@ -188,7 +197,10 @@ def tiny_teachers(clip_folder: Path, dino_folder: Path, sam_folder: Path) -> dic
 
 @pytest.fixture
 def tiny_run(tiny_teachers: dict[str, str], tmp_path: Path) -> Callable[..., TrainConfig]:
-    """A run of 20 steps in two stages with every feature on; keywords replace its fields."""
+    """A run of 20 steps in two stages with every feature on.
+
+    Keywords replace fields of any section (`ema=0.9`), or whole sections.
+    """
     low = GroupConfig(teachers=("clip", "dino_v2"), batch_size=4, resolutions=(32,), rate=2.0)
     high = GroupConfig(
         teachers=("sam",),
@@ -199,26 +211,33 @@ def tiny_run(tiny_teachers: dict[str, str], tmp_path: Path) -> Callable[..., Tra
     )
     config = TrainConfig(
         recipe="toy",
-        out=tmp_path / "run",
-        student=vit_config("tiny", embed_dim=16, depth=2, grid_size=12, num_windowed=1),
-        spectral=True,
+        run=RunConfig(out=tmp_path / "run", checkpoint_every=10, log_every=1),
+        data=DataConfig(scenes=30),
+        student=StudentConfig(
+            backbone=vit_config("tiny", embed_dim=16, depth=2, grid_size=12, num_windowed=1),
+            spectral=True,
+        ),
         teachers={
             "clip": TeacherConfig(source=tiny_teachers["clip"]),
             "dino_v2": TeacherConfig(source=tiny_teachers["dino_v2"]),
             "sam": TeacherConfig(source=tiny_teachers["sam"], summary_weight=0.0, upsample=2),
         },
         stages=(StageConfig(steps=6, groups=(low,)), StageConfig(steps=14, groups=(low, high))),
-        scenes=30,
-        statistics_views=10,
-        warmup_steps=4,
-        checkpoint_every=10,
-        log_every=1,
-        threads=1,
-        device="cpu",
+        targets=TargetsConfig(statistics_views=10),
+        optim=OptimConfig(warmup_steps=4),
+        engine=EngineConfig(threads=1, device="cpu"),
     )
+    sections = ("run", "data", "student", "targets", "loss", "optim", "engine")
 
     def run(**changes: Any) -> TrainConfig:
-        return replace(config, **changes)
+        whole: dict[str, Any] = {}
+        for name, value in changes.items():
+            homes = [s for s in sections if hasattr(getattr(config, s), name)]
+            if name in sections or not homes:
+                whole[name] = value
+            else:
+                whole.setdefault(homes[0], {})[name] = value
+        return config.changed(**whole)
 
     return run
 

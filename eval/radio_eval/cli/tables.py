@@ -68,12 +68,13 @@ def quickstart(options: QuickstartOptions) -> int:
     with _phase(console, seconds, "training"):
         if student is None:
             run = options.out / "train"
-            config = dataclasses.replace(
-                get_recipe(options.recipe),
-                out=run,
-                seed=options.seed,
-                max_steps=options.max_steps,
-                resume=run.exists(),
+            config = get_recipe(options.recipe).changed(
+                run={
+                    "out": run,
+                    "seed": options.seed,
+                    "max_steps": options.max_steps,
+                    "resume": run.exists(),
+                }
             )
             student = train(config).student
     if student is None:

@@ -1,6 +1,5 @@
 """An ablation of the paper in the toy world: students that differ in one thing, with many seeds."""
 
-import dataclasses
 import functools
 import math
 import shutil
@@ -13,9 +12,9 @@ from typing import Any, Literal
 import torch
 
 import radio_core
-from radio_core.config_file import to_mapping
 from radio_core.devices import choose_device
-from radio_core.distill.config import RUN_CONTROL, GroupConfig, StageConfig, TrainConfig
+from radio_core.distill.config import TrainConfig, settings
+from radio_core.distill.groups import GroupConfig, StageConfig
 from radio_core.distill.recipes import get_recipe
 from radio_core.distill.run_folder import METRICS_FILE, read_metrics
 from radio_core.distill.step import NonFiniteLossError
@@ -281,24 +280,24 @@ def short_recipe(options: AblationOptions, seed: int, device: str) -> TrainConfi
     Args:
         options: for the steps, the views, and the folder of the cache.
         seed: of everything.
-        device: as in `TrainConfig`.
+        device: as in `EngineConfig`.
     """
     toy = get_recipe("toy")
     group = GroupConfig(teachers=(CLIP, DINO), batch_size=_BATCH, resolutions=(RESOLUTION,))
-    return dataclasses.replace(
-        toy,
-        out=options.out,
-        student=vit_config("tiny", embed_dim=96, depth=4),
+    return toy.changed(
+        run={
+            "out": options.out,
+            "seed": seed,
+            "checkpoint_every": max(1, options.steps // 4),
+            "keep_checkpoints": 1,
+        },
+        data={"scenes": options.views},
+        student={"backbone": vit_config("tiny", embed_dim=96, depth=4)},
         teachers={name: toy.teachers[name] for name in (CLIP, DINO)},
         stages=(StageConfig(steps=options.steps, groups=(group,)),),
-        scenes=options.views,
-        cached_views=options.views,
-        cache_dir=options.out / "cache",
-        warmup_steps=min(_LONGEST_WARMUP, options.steps // 8),
-        seed=seed,
-        checkpoint_every=max(1, options.steps // 4),
-        keep_checkpoints=1,
-        device=device,
+        targets={"cached_views": options.views, "cache_dir": options.out / "cache"},
+        optim={"warmup_steps": min(_LONGEST_WARMUP, options.steps // 8)},
+        engine={"device": device},
     )
 
 
@@ -351,10 +350,9 @@ def fill_ablation(
 
 def _training_identity(config: TrainConfig) -> Json:
     """All that decides what a training gives."""
-    fields = {k: v for k, v in to_mapping(config).items() if k not in RUN_CONTROL}
     sources = [teacher.source for teacher in config.teachers.values()]
     teachers = {source: _teacher_weights(source) for source in sources}
-    return {"version": radio_core.__version__, "config": fields, "teachers": teachers}
+    return {"version": radio_core.__version__, "config": settings(config), "teachers": teachers}
 
 
 @functools.cache
@@ -367,7 +365,7 @@ def _train(config: TrainConfig, identity: Json, folder: Path, label: str, fillin
 
     def make() -> Cell:
         filling.announce(f"{label}: training")
-        run = dataclasses.replace(config, out=folder, resume=folder.exists())
+        run = config.changed(run={"out": folder, "resume": folder.exists()})
         result = train(run, filling.console)
         if result.student is None:
             filling.console.print("the same radio paper command goes on from there")

@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.group_config import Balancing
-from radio_core.models.vit import ViTConfig
 from radio_eval.tables.ablation import (
     CLIP,
     DINO,
@@ -38,27 +36,26 @@ def _features_of(*names: str) -> Change:
             name: replace(teacher, feature_weight=float(name in names))
             for name, teacher in config.teachers.items()
         }
-        return replace(config, teachers=teachers)
+        return config.changed(teachers=teachers)
 
     return change
 
 
-def _balanced(balancing: Balancing) -> Change:
-    return lambda config: replace(config, balancing=balancing)
+def _balanced(balancing: str) -> Change:
+    return lambda config: config.changed(loss={"balancing": balancing})
 
 
 def _fixed_grid(config: TrainConfig) -> TrainConfig:
     """One position for each patch of the training resolution, stretched for others."""
-    student = config.student
-    assert isinstance(student, ViTConfig)
-    grid = RESOLUTION // student.patch_size
-    return replace(config, student=replace(student, positions="grid", grid_size=grid))
+    backbone = config.student.backbone
+    grid = RESOLUTION // backbone.patch_size
+    backbone = backbone.with_fields(positions="grid", grid_size=grid)
+    return config.changed(student={"backbone": backbone})
 
 
 def _average(config: TrainConfig) -> TrainConfig:
-    student = config.student
-    assert isinstance(student, ViTConfig)
-    return replace(config, student=replace(student, summary="avg"))
+    backbone = config.student.backbone.with_fields(summary="avg")
+    return config.changed(student={"backbone": backbone})
 
 
 TABLE3 = Ablation(

@@ -1,54 +1,55 @@
-"""Recipes: functions that return a complete training config."""
+"""Recipes: functions that return a complete training config, entry points of `radio.recipes`."""
 
+import inspect
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from radio_core.distill.config import TrainConfig
-from radio_core.distill.recipes.efficient import e_radio_b, e_radio_l, timm_network
-from radio_core.distill.recipes.paper import (
-    radio_b,
-    radio_h,
-    radio_h_stage1,
-    radio_h_stage2,
-    radio_l_ablation,
-)
-from radio_core.distill.recipes.single_gpu import single_gpu
-from radio_core.distill.recipes.toy import toy, toy_eradio, toy_full, toy_timm
+from radio_core.registry import Registry, UnknownName
 
-Recipe = Callable[[], TrainConfig]
-
-RECIPES: dict[str, Recipe] = {
-    "toy": toy,
-    "toy-full": toy_full,
-    "toy-e-radio": toy_eradio,
-    "single-gpu": single_gpu,
-    "radio-b": radio_b,
-    "radio-l-ablation": radio_l_ablation,
-    "radio-h": radio_h,
-    "radio-h-stage1": radio_h_stage1,
-    "radio-h-stage2": radio_h_stage2,
-    "e-radio-b": e_radio_b,
-    "e-radio-l": e_radio_l,
-}
-RECIPES_OF_NETWORKS: dict[str, Callable[[str], TrainConfig]] = {
-    "timm": timm_network,
-    "toy-timm": toy_timm,
-}
-"""Recipes with the name of a network behind a colon, e.g. "timm:regnety_064"."""
+Recipe = Callable[..., TrainConfig]
+"""Called without arguments; or, for "timm:regnety_064", with what is behind the colon."""
+RECIPES: Registry[Recipe] = Registry("radio.recipes", "recipe")
 
 
 def get_recipe(name: str) -> TrainConfig:
     """The config of a recipe.
 
+    Args:
+        name: of an entry point; with a ":" and the name of a network behind it where the recipe
+            takes one, e.g. "timm:regnety_064"; or "module:function" of anybody's own code.
+
     Raises:
-        ValueError: unknown name; the message lists the known ones.
+        UnknownName: a ValueError; the message lists the known names, or says that the name of a
+            network is missing.
+        ValueError: the function gives no `TrainConfig`.
     """
-    if name in RECIPES:
-        return RECIPES[name]()
     kind, _, network = name.partition(":")
-    if network and kind in RECIPES_OF_NETWORKS:
-        return RECIPES_OF_NETWORKS[kind](network)
-    close = get_close_matches(name, RECIPES, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    known = ", ".join([*RECIPES, *(f"{kind}:NETWORK" for kind in RECIPES_OF_NETWORKS)])
-    raise ValueError(f"unknown recipe {name!r}{hint}; known: {known}")
+    recipe = RECIPES.load(kind if kind in RECIPES else name)
+    given = bool(network) and kind in RECIPES
+    if given != _takes_network(recipe):
+        form = kind if given else f"{kind}:NETWORK, e.g. {kind}:resnet18"
+        raise UnknownName(f"recipe {name!r}: name it {form}")
+    config = recipe(network) if given else recipe()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"recipe {name!r} gives a {type(config).__name__}, not a TrainConfig")
+    return config
+
+
+def recipe_list() -> str:
+    """One line a recipe, for a command's help."""
+    lines = []
+    for name in RECIPES.entries:
+        try:
+            recipe = RECIPES.load(name)
+        except ImportError as error:
+            lines.append(f"  {name:<18}({error})")
+            continue
+        shown = f"{name}:NETWORK" if _takes_network(recipe) else name
+        lines.append(f"  {shown:<18}{(inspect.getdoc(recipe) or '').partition(chr(10))[0]}")
+    lines.append("  MODULE:FUNCTION   your own, of a file on PYTHONPATH")
+    return "\n".join(["recipes:", *lines])
+
+
+def _takes_network(recipe: Recipe) -> bool:
+    parameters = inspect.signature(recipe).parameters.values()
+    return any(parameter.default is parameter.empty for parameter in parameters)

@@ -1,18 +1,30 @@
-"""The runs of the AM-RADIO paper with ViT students.
+"""The runs of the AM-RADIO paper: ViT students, E-RADIO, and the networks of its Table 7.
 
 Every number has the section of the paper that it is from. Where the paper is silent, the comment
 says "silent", and the number is ours.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
-from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
+from radio_core.distill.config import (
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    OptimConfig,
+    RunConfig,
+    StudentConfig,
+    TargetsConfig,
+    TrainConfig,
+)
+from radio_core.distill.groups import GroupConfig, StageConfig, TeacherConfig
 from radio_core.models.backbone import BackboneConfig
+from radio_core.models.eradio import E_RADIO_B, eradio_config
+from radio_core.models.timm_student import TimmConfig
 from radio_core.models.vit import vit_config
 
-# 3.3: DataComp-1B, which is for the user to fetch; --data names another place.
+# 3.3: DataComp-1B, which is for the user to fetch; --data.sources names another place.
 _DATACOMP = ("shards:data/datacomp-1b/*.tar",)
+_IMAGENET_21K = ("data/imagenet-21k",)  # 5.1; for the user to fetch
 _LAION = ("shards:data/laion-400m/*.tar",)
 _POSITIONS = 128  # section 4: "the number of positions being equal to 128 squared"
 _SAM_CHECKPOINT = "checkpoints/sam_vit_h_4b8939.pth"  # Meta's file, for the user to fetch
@@ -21,6 +33,9 @@ _STEPS = 600_000  # section 4
 
 METACLIP = TeacherConfig(source="open_clip:ViT-H-14-quickgelu/metaclip_fullcc")
 DINO_V2 = TeacherConfig(source="dinov2:facebook/dinov2-giant")
+
+_OPENCLIP = TeacherConfig(source="open_clip:ViT-H-14/laion2b_s32b_b79k")  # 5.1
+_WINDOW = 7  # figure 3: "at 224px resolution, with a window size of 7"
 
 # Section 4, "for our best student model"; Table 1 has DINOv2 with registers.
 _BEST_TEACHERS = {
@@ -44,27 +59,24 @@ def paper_run(
     """What all runs of the paper share (section 4, "General", unless said otherwise)."""
     return TrainConfig(
         recipe=recipe,
-        out=Path("runs") / recipe.replace(":", "-"),
-        data=data,
+        run=RunConfig(  # conduct of the run, silent
+            out=Path("runs") / recipe.replace(":", "-"), checkpoint_every=2000, log_every=50
+        ),
         # "Random scale + cropping"; silent about the range.
-        crop_scale=(0.4, 1.0),
-        student=student,
+        data=DataConfig(sources=data, crop_scale=(0.4, 1.0)),
+        student=StudentConfig(backbone=student, dtype="float16"),
         teachers=teachers,
         stages=stages,
         # 3.4: smooth-L1 matches the magnitude of the teachers' vectors: no normalisation.
-        normalization="none",
-        balancing="naive",  # 3.4.1
-        alpha=0.9,  # 3.4
-        beta=0.1,  # 3.4
-        lr=1e-3,
-        weight_decay=0.02,  # of the high-resolution stage; silent about the others
-        warmup_steps=1000,  # silent
-        clip_grad=1.0,  # silent
-        precision="bf16",  # silent; radio_v2.1 was trained so
-        checkpoint_every=2000,  # from here on: conduct of the run, silent
-        log_every=50,
-        workers=8,
-        student_dtype="float16",
+        targets=TargetsConfig(normalization="none"),
+        loss=LossConfig(balancing="naive", alpha=0.9, beta=0.1),  # 3.4.1, 3.4
+        optim=OptimConfig(
+            lr=1e-3,  # section 4
+            weight_decay=0.02,  # of the high-resolution stage; silent about the others
+            warmup_steps=1000,  # silent
+            clip_grad=1.0,  # silent
+        ),
+        engine=EngineConfig(precision="bf16", workers=8),  # silent; radio_v2.1 was trained so
     )
 
 
@@ -80,44 +92,70 @@ def radio_b() -> TrainConfig:
 
 def radio_h_stage1() -> TrainConfig:
     """ViT-H/16, first half: CLIP and DINOv2 at 256 pixels (paper section 4)."""
-    return replace(
-        paper_run(
-            "radio-h-stage1",
-            vit_config("huge", grid_size=_POSITIONS),
-            {name: _BEST_TEACHERS[name] for name in _SUMMARY_TEACHERS},
-            (_low_resolution(),),
-        ),
-        activation_checkpointing=True,  # silent; to fit
+    run = paper_run(
+        "radio-h-stage1",
+        vit_config("huge", grid_size=_POSITIONS),
+        {name: _BEST_TEACHERS[name] for name in _SUMMARY_TEACHERS},
+        (_low_resolution(),),
     )
+    return run.changed(engine={"activation_checkpointing": True})  # silent; to fit
 
 
 def radio_h_stage2() -> TrainConfig:
     """ViT-H/16, second half: SAM at 1024 pixels too, from the student of stage 1 (section 4)."""
-    return replace(
-        paper_run(
-            "radio-h-stage2",
-            # 5 windowed layers between two global ones: the released radio_v2; paper silent.
-            vit_config("huge", grid_size=_POSITIONS, num_windowed=5),
-            dict(_BEST_TEACHERS),
-            (_high_resolution(),),
-        ),
-        init_from="runs/radio-h-stage1/student",
+    run = paper_run(
+        "radio-h-stage2",
+        # 5 windowed layers between two global ones: the released radio_v2; paper silent.
+        vit_config("huge", grid_size=_POSITIONS, num_windowed=5),
+        dict(_BEST_TEACHERS),
+        (_high_resolution(),),
+    )
+    return run.changed(
         # "High resolution training was unstable, so we apply spectral reparametrization and a
         # weight decay of 0.02."
-        spectral=True,
-        activation_checkpointing=True,  # silent; to fit
+        student={"init_from": "runs/radio-h-stage1/student", "spectral": True},
+        engine={"activation_checkpointing": True},  # silent; to fit
     )
 
 
 def radio_h() -> TrainConfig:
     """ViT-H/16, both stages in one run with one cosine over 600k steps (paper section 4)."""
-    return replace(
-        radio_h_stage2(),
+    return radio_h_stage2().changed(
         recipe="radio-h",
-        out=Path("runs/radio-h"),
-        init_from=None,
+        run={"out": Path("runs/radio-h")},
+        student={"init_from": None},
         stages=(_low_resolution(), _high_resolution()),
     )
+
+
+def e_radio_b() -> TrainConfig:
+    """E-RADIO-B from OpenCLIP-H and DINOv2-g at 224 pixels (paper 5.1)."""
+    return _efficient("e-radio-b", eradio_config("eradio", window_size=[_WINDOW] * 4, **E_RADIO_B))
+
+
+def e_radio_l() -> TrainConfig:
+    """E-RADIO-L, as released (391M parameters in Table 1), trained as in paper 5.1."""
+    return _efficient("e-radio-l", eradio_config("eradio", window_size=[_WINDOW] * 4))
+
+
+def timm_network(name: str) -> TrainConfig:
+    """Any network of timm, trained as those of the paper's Table 7."""
+    return _efficient(f"timm:{name}", TimmConfig(name=name))
+
+
+def _efficient(recipe: str, student: BackboneConfig) -> TrainConfig:
+    """5.1: "no change in training hyperparameters"; 224 pixels as in Table 7."""
+    step = student.resolution_step
+    group = GroupConfig(
+        teachers=("clip", "dino_v2"),
+        batch_size=_BATCH,
+        # Networks with coarser steps than 32 pixels get the nearest side that they take.
+        resolutions=(max(round(224 / step), 1) * step,),
+        teacher_sizes=_DINO_SIDE,
+    )
+    teachers = {"clip": _OPENCLIP, "dino_v2": DINO_V2}
+    stages = (StageConfig(steps=_STEPS, groups=(group,)),)
+    return paper_run(recipe, student, teachers, stages, _IMAGENET_21K)
 
 
 def _ablation(recipe: str, preset: str, data: tuple[str, ...]) -> TrainConfig:

@@ -77,11 +77,11 @@ def test_a_position_is_the_same_whatever_was_asked_before(name: str) -> None:
     assert sequence(sent, 0, 2 * TOTAL) == wanted
 
 
-def test_the_plain_order_follows_from_its_two_streams() -> None:
+def test_the_plain_order_is_the_one_that_earlier_runs_had() -> None:
     samples, seed, count = PlainOrder(20, 7), 7, 20
     images = np.random.default_rng((seed, 6)).permutation(count)
     for epoch in range(3):
-        views = np.random.default_rng((seed, 16, epoch)).permutation(count) + epoch * count
+        views = np.random.default_rng((seed, 2, epoch)).permutation(count) + epoch * count
         for place, view in enumerate(views.tolist()):
             assert samples.view(epoch * count + place) == view
             turn = [int(images[(view + attempt) % count]) for attempt in range(count)]

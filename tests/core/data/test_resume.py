@@ -1,7 +1,6 @@
 """The stream of views and pixels is the same however often a run is stopped and resumed."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from radio_core.cli.recipe_options import read_recipe
+from radio_core.cli.train import read_recipe
 from radio_core.data.sources import ImageSource, open_source
 from radio_core.data.storage import Storage
-from radio_core.distill.config import GroupConfig, StageConfig, TeacherConfig, TrainConfig
-from radio_core.distill.schedule import Schedule, Step
+from radio_core.distill.config import DataConfig, StudentConfig, TrainConfig
+from radio_core.distill.groups import GroupConfig, StageConfig, TeacherConfig
+from radio_core.distill.schedule import BatchPlan, Schedule
 from radio_core.distill.trainer import train
-from radio_core.distill.views import Views, view_loader
+from radio_core.distill.views import Views
 from radio_core.models.vit import vit_config
 
 Make = Callable[..., Path]
@@ -24,10 +24,10 @@ MakeRun = Callable[..., TrainConfig]
 Batch = tuple[tuple[int, ...], Tensor, list[tuple[str, str]]]
 GROUPS = tuple(GroupConfig(teachers=("a",), batch_size=size, resolutions=(16,)) for size in (3, 5))
 CONFIG = TrainConfig(
-    student=vit_config("tiny"),
+    student=StudentConfig(backbone=vit_config("tiny")),
     teachers={"a": TeacherConfig(source="a")},
     stages=(StageConfig(steps=40, groups=GROUPS),),
-    crop_scale=(0.3, 0.8),
+    data=DataConfig(crop_scale=(0.3, 0.8)),
 )
 KINDS = ["folder", "shards", "parquet", "mixture", "own"]
 OWN = """
@@ -82,16 +82,16 @@ def open_kind(
 
 def stream(source: ImageSource, first: int, workers: int) -> Iterator[Batch]:
     """The batches from step `first` on, as the trainer reads them."""
-    views = Views(source, CONFIG.crop_scale, CONFIG.seed)
+    views = Views(source, CONFIG.data.crop_scale, CONFIG.run.seed)
     schedule = Schedule(CONFIG, views.order)
 
-    def steps() -> Iterator[tuple[Step, int]]:
+    def steps() -> Iterator[tuple[BatchPlan, tuple[int, int]]]:
         for number in range(first, CONFIG.total_steps + 1):
             for batch in schedule.batches(number):
-                yield batch, 16
+                yield batch, (16, 16)
 
-    for batch in view_loader(views, steps(), workers):
-        yield batch.step.views, batch.images, batch.skipped
+    for batch in views.loader(steps(), workers):
+        yield batch.plan.views, batch.images, batch.skipped
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,55 +133,59 @@ def test_a_run_over_shards_resumes_bit_for_bit(
         make_shard(tmp_path / f"s-{number}.tar", range(9 * number, 9 * number + 9))
     data = (f"shards:{tmp_path}/s-*.tar", str(make_folder(tmp_path / "photos", range(20))))
     cache = tmp_path / "storage"
-    config = tiny_run(data=data, data_weights=(0.75, 0.25), data_cache=cache, max_steps=8)
+    config = tiny_run(sources=data, weights=(0.75, 0.25), cache=cache, max_steps=8)
     quiet = Console(quiet=True)
-    train(replace(config, max_steps=5, workers=1), quiet)
-    train(replace(config, resume=True, workers=2), quiet)
-    train(replace(config, out=tmp_path / "whole"), quiet)
+    train(config.changed(run={"max_steps": 5}, engine={"workers": 1}), quiet)
+    train(config.changed(run={"resume": True}, engine={"workers": 2}), quiet)
+    train(config.changed(run={"out": tmp_path / "whole"}), quiet)
     names = ["metrics.jsonl", "checkpoints/step-00000008/model.safetensors", "data.json"]
     for name in names:
-        assert (config.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (config.run.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_resuming_over_other_data_is_refused(
     tiny_run: MakeRun, make_folder: Make, tmp_path: Path
 ) -> None:
     photos = make_folder(tmp_path / "photos", range(20))
-    config, quiet = tiny_run(data=(str(photos),), max_steps=3), Console(quiet=True)
+    config, quiet = tiny_run(sources=(str(photos),), max_steps=3), Console(quiet=True)
     train(config, quiet)
     make_folder(photos, [30])
-    changed = replace(config, resume=True, max_steps=4)
+    changed = config.changed(run={"resume": True, "max_steps": 4})
     with pytest.raises(
         ValueError, match=r"other training data: 20 images then, 21 now.*--override"
     ):
         train(changed, quiet)
-    assert train(replace(changed, override=True), quiet).step == 4
-    assert train(replace(changed, max_steps=5), quiet).step == 5  # that is now the run's data
+    assert train(changed.changed(run={"override": True}), quiet).step == 4
+    assert (
+        train(changed.changed(run={"max_steps": 5}), quiet).step == 5
+    )  # that is now the run's data
 
 
 def test_sources_and_weights_on_the_command_line(tmp_path: Path) -> None:
-    flags = ["--data", "shards:/a/{0..9}.tar", "toyworld", "--data-weights", "0.95", "0.05"]
+    flags = ["--data.sources", "shards:/a/{0..9}.tar", "toyworld", "--data.weights", "0.95", "0.05"]
     config = read_recipe(["toy", *flags], "radio train")
-    assert config.data == ("shards:/a/{0..9}.tar", "toyworld")
-    assert config.data_weights == (0.95, 0.05)
-    assert read_recipe(["toy", "--data", "photos"], "radio train").data == ("photos",)
-    (tmp_path / "run.yaml").write_text("data: [a, b]\ndata_weights: [3, 1]\n")
+    assert config.data.sources == ("shards:/a/{0..9}.tar", "toyworld")
+    assert config.data.weights == (0.95, 0.05)
+    assert read_recipe(["toy", "--data.sources", "photos"], "radio train").data.sources == (
+        "photos",
+    )
+    (tmp_path / "run.yaml").write_text("data:\n  sources: [a, b]\n  weights: [3, 1]\n")
     config = read_recipe(["toy", "--config", str(tmp_path / "run.yaml")], "radio train")
-    assert (config.data, config.data_weights) == (("a", "b"), (3.0, 1.0))
+    assert (config.data.sources, config.data.weights) == (("a", "b"), (3.0, 1.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "photos"}, "data must be one or more names"),
-        ({"data": ()}, "data must be one or more names"),
-        ({"data": ("a", "b"), "data_weights": (1.0,)}, r"1 data_weights for 2 sources.*\(a, b\)"),
-        ({"data": ("a", "b"), "data_weights": (1.0, 0.0)}, "must be positive numbers"),
-        ({"data_weights": (float("inf"),)}, "must be positive numbers"),
-        ({"data_cache_gb": 0.0}, "data_cache_gb must be positive"),
+        ({"sources": "photos"}, "data sources must be one or more names"),
+        ({"sources": ()}, "data sources must be one or more names"),
+        ({"sources": ("a", "b"), "weights": (1.0,)}, r"1 data weights for 2 sources.*\(a, b\)"),
+        ({"sources": ("a", "b"), "weights": (1.0, 0.0)}, "must be positive numbers"),
+        ({"weights": (float("inf"),)}, "must be positive numbers"),
+        ({"cache_gb": 0.0}, "cache_gb must be positive"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(CONFIG, **changes)
+        CONFIG.changed(data=changes)

@@ -226,7 +226,7 @@ def test_stated_sizes_spare_the_count_and_an_unreachable_shard_is_a_fault(
     skipped: dict[str, str] = {}
     seen = set()
     for view in range(12):
-        pixels, entries = views[(view, 8)]
+        pixels, entries = views[(view, (8, 8))]
         seen.add(int(pixels[0, 4, 4]))
         skipped |= dict(entries)
     assert list(skipped) == [f"{server.address}/set/1.tar"]

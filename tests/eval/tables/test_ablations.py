@@ -122,9 +122,13 @@ def test_variants_differ_but_read_one_cache(table: Ablation, tmp_path: Path) -> 
     configs = [common if change is None else change(common) for change in changes]
     assert common in configs  # the row that the tables share
     assert len({repr(config) for config in configs}) == len(configs)
-    names = ("data", "scenes", "crop_scale", "seed", "stages", "cached_views", "cache_dir")
     for config in configs:
-        assert all(getattr(config, name) == getattr(common, name) for name in names)
+        assert (config.data, config.stages, config.run.seed) == (
+            common.data,
+            common.stages,
+            common.run.seed,
+        )
+        assert config.targets == common.targets
         assert {n: t.source for n, t in config.teachers.items()} == {
             n: t.source for n, t in common.teachers.items()
         }
@@ -174,7 +178,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
         (stage,) = config.stages
         groups = tuple(dataclasses.replace(group, batch_size=4) for group in stage.groups)
         stages = (dataclasses.replace(stage, groups=groups),)
-        return dataclasses.replace(config, stages=stages, statistics_views=8, log_every=1)
+        return config.changed(stages=stages, targets={"statistics_views": 8}, run={"log_every": 1})
 
     monkeypatch.setattr(ablation, "short_recipe", sliver)
     sizes = [part for name, n in SIZES.items() for part in (f"--sizes.{name}", str(n))]
@@ -222,7 +226,7 @@ def test_tables_share_students_and_repeat_nothing(
     assert json.loads((out / "table6.json").read_text())["rows"] == data["rows"]
     assert trained == []
     assert command("table5") == 0  # its row with CPE is the one with class tokens
-    assert [config.student.positions for config in trained] == ["grid", "grid"]
+    assert [config.student.backbone.positions for config in trained] == ["grid", "grid"]
     shared = json.loads((out / "table5.json").read_text())["rows"]["cpe"]["cells"]["knn"]
     assert shared["by_seed"] == data["rows"]["cls"]["cells"]["knn"]["by_seed"]
     monkeypatch.setattr(ablation, "train", lambda config, console: TrainResult(0, None, 0))
@@ -237,7 +241,7 @@ def test_an_interrupted_training_goes_on(
     real, resumed = ablation.train, []
 
     def stopped(config: TrainConfig, console: Any) -> Any:
-        real(dataclasses.replace(config, max_steps=5), console)
+        real(config.changed(run={"max_steps": 5}), console)
         return TrainResult(5, None, 0)
 
     monkeypatch.setattr(ablation, "train", stopped)
@@ -245,7 +249,7 @@ def test_an_interrupted_training_goes_on(
         command("table6")
 
     def noted(config: TrainConfig, console: Any) -> Any:
-        resumed.append(config.resume)
+        resumed.append(config.run.resume)
         return real(config, console)
 
     monkeypatch.setattr(ablation, "train", noted)

@@ -13,7 +13,8 @@ pytest.importorskip("pycocotools", reason="needs the extra 'eval'")
 pytest.importorskip("jinja2", reason="needs the extra 'eval'")
 
 from radio_core.cli import parse
-from radio_core.distill.config import StageConfig, TrainConfig
+from radio_core.distill.config import TrainConfig
+from radio_core.distill.groups import StageConfig
 from radio_core.distill.recipes import get_recipe
 from radio_eval.cli import tables
 
@@ -35,8 +36,11 @@ def sliver(name: str) -> TrainConfig:
         )
         for stage in config.stages
     )
-    return dataclasses.replace(
-        config, stages=stages, scenes=8, cached_views=8, statistics_views=8, log_every=1
+    return config.changed(
+        stages=stages,
+        data={"scenes": 8},
+        targets={"cached_views": 8, "statistics_views": 8},
+        run={"log_every": 1},
     )
 
 
