@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,8 @@ from radio_core.extras import require
 from radio_eval.report.figures import inline_svg
 from radio_eval.report.sections import Pixels, Section
 from radio_eval.report.table import Column, Table
+from radio_eval.results import write_whole
 
-TITLES = {
-    "knn": "kNN classification",
-    "zero_shot": "Zero-shot classification",
-    "linear_seg": "Segmentation with a linear head",
-    "sam_miou": "Segment Anything on COCO",
-    "vqa": "Visual questions",
-}
 _NAMES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -31,7 +24,10 @@ _NAMES = {
     "all": "mean IoU",
     "f1": "F1",
 }
-_COUNTS = ("train_images", "val_images", "count", "image_size", "crop", "stride", "image_tokens")
+_NUMBER = re.compile(
+    r"(.+\.)?(count|missing|unanswered|TP|FP|TN|FN|(train_|val_)?images|image_size|image_tokens|crop"
+    r"|stride|largest_rise|(mse|cosine)_\d+)"
+)
 """Metrics that are no percentages."""
 _LISTED = 50
 """Left-out files that are named; the result file names all."""
@@ -70,10 +66,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Write the page into a file, whole or not at all; its folder is made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
+        write_whole(path, self.html().encode("utf-8", "backslashreplace"))
 
 
 def check_report_path(path: Path | None) -> None:
@@ -105,9 +98,7 @@ def require_pages() -> None:
         require(library, extra="eval")
 
 
-def evaluation_page(
-    result: Mapping[str, Any], sections: Sequence[Section], title: str = ""
-) -> Page:
+def evaluation_page(result: Mapping[str, Any], sections: Sequence[Section], title: str) -> Page:
     """The report on one task and one model.
 
     Args:
@@ -115,45 +106,30 @@ def evaluation_page(
         sections: what the task shows.
         title: of the task.
     """
-    scores, counts = _split(result["metrics"])
+    metrics = result["metrics"]
     apart = ("task", "model", "value", "metrics", "parameters", "class_iou", "skipped", "unscored")
-    record = {name: value for name, value in result.items() if name not in apart}
     skipped = {
         what: {**account, "each": dict(list(account.get("each", {}).items())[:_LISTED])}
         for what, account in result["skipped"].items()
     }
-    return Page(
-        title=title or TITLES.get(result["task"], result["task"]),
-        lead=result["model"],
-        scores=scores,
-        counts=counts,
-        sections=sections,
-        note=f"Not scored: {result['unscored']}" if result.get("unscored") else "",
-        folded=_folded(result["parameters"], {**record, "skipped": skipped}),
-    )
-
-
-def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, float]]:
-    """Percentages, and the other numbers."""
-    counts = {
-        name: float(value)
-        for name, value in metrics.items()
-        if value is not None and (name in _COUNTS or isinstance(value, int))
-    }
-    scores = {n: v for n, v in metrics.items() if n not in counts and n not in _COUNTS}
-    return scores, counts
-
-
-def _folded(parameters: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
+    parameters = [
         (name.replace("_", " "), "–" if value is None else str(value))
-        for name, value in parameters.items()
+        for name, value in result["parameters"].items()
     ]
     columns = (Column("parameter"), Column("value", numeric=False))
-    return {
-        "Protocol: every parameter": Table(columns=columns, rows=rows),
-        "Data, versions, times, and what was left out": record,
-    }
+    record = {name: value for name, value in result.items() if name not in apart}
+    return Page(
+        title=title or result["task"],
+        lead=result["model"],
+        scores={name: v for name, v in metrics.items() if not _NUMBER.fullmatch(name)},
+        counts={n: v for n, v in metrics.items() if v is not None and _NUMBER.fullmatch(n)},
+        sections=sections,
+        note=f"Not scored: {result['unscored']}" if result.get("unscored") else "",
+        folded={
+            "Protocol: every parameter": Table(columns=columns, rows=parameters),
+            "Data, versions, times, and what was left out": {**record, "skipped": skipped},
+        },
+    )
 
 
 def _environment() -> Any:

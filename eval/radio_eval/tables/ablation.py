@@ -1,11 +1,11 @@
 """An ablation of the paper in the toy world: students that differ in one thing, with many seeds."""
 
-import functools
 import math
 import shutil
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,27 +152,21 @@ class Judgement:
     printed: float | None
 
     @property
-    def mean(self) -> float | None:
-        """Mean difference over the seeds; None before there are two."""
-        return statistics.fmean(self.differences.values()) if len(self.differences) > 1 else None
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation (n - 1) of the differences over the seeds."""
-        return statistics.stdev(self.differences.values()) if len(self.differences) > 1 else None
+    def summary(self) -> tuple[float, float] | None:
+        """Mean and standard deviation (n - 1) of the differences; None before there are two."""
+        found = [*self.differences.values()]
+        return (statistics.fmean(found), statistics.stdev(found)) if len(found) > 1 else None
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the mean difference is beyond the margin by more than `SPREADS` spreads."""
-        if self.mean is None or self.spread is None:
+        """How the mean difference compares with the margin, and with `SPREADS` spreads."""
+        if self.summary is None:
             return "not measured"
-        beyond = self.mean - self.claim.margin
+        (mean, spread), margin = self.summary, self.claim.margin
         # Differences that are equal but for rounding have no spread, and say nothing either.
-        if abs(beyond) <= SPREADS * self.spread or math.isclose(
-            self.mean, self.claim.margin, abs_tol=1e-9
-        ):
+        if abs(mean - margin) <= SPREADS * spread or math.isclose(mean, margin, abs_tol=1e-9):
             return "within the spread"
-        return "as in the paper" if beyond > 0 else "not seen here"
+        return "as in the paper" if mean > margin else "not seen here"
 
     @property
     def verdict(self) -> str:
@@ -330,67 +324,55 @@ def fill_ablation(
         label = f"{number} of {len(jobs)}, {variant.title}, seed {seed}"
         config = short_recipe(options, seed, str(device))
         config = config if variant.change is None else variant.change(config)
-        identity = _training_identity(config)
-        student = options.out / "students" / digest(identity)
+        identity = training_identity(config)
+        folder = options.out / "students" / digest(identity)
+        run = config.changed(run={"out": folder, "resume": folder.exists()})
+        if not (folder / "student").is_dir():
+            filling.forget(folder.name, "training")
         try:
-            _train(config, identity, student, label, filling)
+            make = partial(_train, run, label, filling)
+            filling.cell(folder.name, "training", identity, make)
         except NonFiniteLossError as error:
             results.failures[name, seed] = str(error)
             continue
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         for metric_name, metric in table.metrics.items():
             if isinstance(metric, Logged):
-                value = metric.read(student / METRICS_FILE)
+                value = metric.read(folder / METRICS_FILE)
             else:
                 task = tasks[metric.image_size][metric.task]
-                value = _score(student, identity, metric, task, label, filling, device)
+                whole = {"student": identity, **task.identity()}
+                column = f"{metric.task}-{metric.image_size}-{digest(whole)}"
+                make = partial(_score, folder / "student", task, metric, label, filling, device)
+                value = filling.cell(folder.name, column, whole, make).value
             if value is not None:
                 results.values.setdefault(name, {}).setdefault(metric_name, {})[seed] = value
         written()
 
 
-def _training_identity(config: TrainConfig) -> Json:
+def training_identity(config: TrainConfig) -> Json:
     """All that decides what a training gives."""
     sources = [teacher.source for teacher in config.teachers.values()]
     teachers = {source: _teacher_weights(source) for source in sources}
     return {"version": radio_core.__version__, "config": settings(config), "teachers": teachers}
 
 
-@functools.cache
+@cache
 def _teacher_weights(source: str) -> str:
     return load_teacher(source).fingerprint()
 
 
-def _train(config: TrainConfig, identity: Json, folder: Path, label: str, filling: Filling) -> None:
-    """Train a student into a folder, unless that is done."""
-
-    def make() -> Cell:
-        filling.announce(f"{label}: training")
-        run = config.changed(run={"out": folder, "resume": folder.exists()})
-        result = train(run, filling.console)
-        if result.student is None:
-            filling.console.print("the same radio paper command goes on from there")
-            raise KeyboardInterrupt
-        return Cell(result={"steps": result.step})
-
-    if not (folder / "student").is_dir():
-        filling.forget(folder.name, "training")
-    filling.cell(folder.name, "training", identity, make)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+def _train(config: TrainConfig, label: str, filling: Filling) -> Cell:
+    filling.announce(f"{label}: training")
+    result = train(config, filling.console)
+    if result.student is None:
+        filling.console.print("the same radio paper command goes on from there")
+        raise KeyboardInterrupt
+    return Cell(result={"steps": result.step})
 
 
 def _score(
-    student: Path,
-    identity: Json,
-    metric: Score,
-    task: Task,
-    label: str,
-    filling: Filling,
-    device: torch.device,
-) -> float | None:
-    def make() -> Cell:
-        filling.announce(f"{label}: {metric.title}")
-        return filling.run(task, open_model(str(student / "student"), device=device), label)
-
-    whole = {"student": identity, **task.identity()}
-    column = f"{metric.task}-{metric.image_size}-{digest(whole)}"
-    return filling.cell(student.name, column, whole, make).value
+    student: Path, task: Task, metric: Score, label: str, filling: Filling, device: torch.device
+) -> Cell:
+    filling.announce(f"{label}: {metric.title}")
+    return filling.run(task, open_model(str(student), device=device), label)

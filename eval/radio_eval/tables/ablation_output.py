@@ -64,9 +64,10 @@ def claims(results: AblationResults) -> Table:
         if claim.margin:
             difference += f" > {claim.margin:g}"
         ours = "–"
-        if judgement.mean is not None:
-            mean = _number(judgement.mean, digits, signed=claim.lower is not None)
-            ours = f"{mean} ±{judgement.spread:.{digits}f}"
+        if judgement.summary is not None:
+            mean, spread = judgement.summary
+            signed = _number(mean, digits, signed=claim.lower is not None)
+            ours = f"{signed} ±{spread:.{digits}f}"
         paper = "–" if judgement.printed is None else _number(judgement.printed, 2, signed=True)
         verdict = Cell(judgement.verdict, tone=_TONES[judgement.outcome])
         title = table.metrics[claim.metric].title
@@ -146,8 +147,8 @@ def to_json(results: AblationResults) -> dict[str, Any]:
         "claims": [
             {
                 **{name: getattr(judgement.claim, name) for name in names},
-                "difference": judgement.mean,
-                "std": judgement.spread,
+                "difference": judgement.summary and judgement.summary[0],
+                "std": judgement.summary and judgement.summary[1],
                 "by_seed": dict(judgement.differences),
                 "paper": judgement.printed,
                 "verdict": judgement.verdict,

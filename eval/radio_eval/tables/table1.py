@@ -313,11 +313,10 @@ def fill_table1(
         filling: keeps the cells.
         written: called after each cell.
     """
-    device = choose_device(options.device)
-    tasks, llavas = _tasks(options, filling)
+    run = _Run(options, filling)
     for row in table.rows:
         with noted() as wrong:
-            _load(row, tasks, options.throughput, filling, device)
+            run.load(row)
         if wrong and row.facts is None:
             row.failure = f"the model cannot be loaded: {wrong[0]}"
         elif wrong:
@@ -325,129 +324,113 @@ def fill_table1(
         written()
         for column in table.columns if row.facts is not None else ():
             with noted() as wrong:
-                task = tasks[column.name]
-                row.cells[column.name] = _cell(row, column, task, llavas, filling, options, device)
+                row.cells[column.name] = run.cell(row, column)
             if wrong:
                 row.cells[column.name] = Cell(note=wrong[0], failed=True)
             written()
 
 
-def _tasks(options: Table1Options, filling: Filling) -> tuple[dict[str, Task | None], Llavas]:
-    """Column -> its task (None without data), and the LLaVAs; the toy world's data is made."""
-    names = {column.name for column in options.columns}
-    questions = {name for name in names if COLUMNS[name].group == LANGUAGE}
-    vqa, tokens, device = options.vqa, MAX_NEW_TOKENS, options.device
-    llavas = Llavas(folders=options.llava_folders, device=device)
-    tasks: dict[str, Task | None] = dict.fromkeys(names)
-    if options.toy:
-        root = options.data or options.out / "data"
-        with rich_progress(filling.console) as progress:
-            if names - questions:
-                found = toy_tasks(root, options.sizes, progress, cache=options.out / "cache")
-                tasks |= {n: found[_TASKS[n]] for n in names - questions}
-            if questions:
-                vqa = prepare_toy_vqa(root / "llava", options.llava_sizes, progress)
-                tokens = TOY_MAX_NEW_TOKENS
-                llavas = ToyLlavas(
-                    out=options.out / "llava",
-                    data=vqa,
-                    sizes=options.llava_sizes,
-                    training=options.training,
-                    resolution=options.llava_resolution,
-                    device=device,
-                    announce=filling.announce,
-                )
-    else:
-        cache = options.out / "cache"
+class _Run:
+    """One filling of the table: the task of every column, and the LLaVAs of the models."""
+
+    def __init__(self, options: Table1Options, filling: Filling) -> None:
+        self.options, self.filling = options, filling
+        self.device = choose_device(options.device)
+        names = {column.name for column in options.columns}
+        questions = {name for name in names if COLUMNS[name].group == LANGUAGE}
+        vqa, tokens, cache = options.vqa, MAX_NEW_TOKENS, options.out / "cache"
+        self.llavas = Llavas(folders=options.llava_folders, device=options.device)
+        self.tasks: dict[str, Task | None] = dict.fromkeys(names)  # None: there is no data
+        if options.toy:
+            root = options.data or options.out / "data"
+            with rich_progress(filling.console) as progress:
+                if names - questions:
+                    found = toy_tasks(root, options.sizes, progress, cache=cache)
+                    self.tasks |= {n: found[_TASKS[n]] for n in names - questions}
+                if questions:
+                    vqa = prepare_toy_vqa(root / "llava", options.llava_sizes, progress)
+                    tokens = TOY_MAX_NEW_TOKENS
+                    self.llavas = ToyLlavas(
+                        out=options.out / "llava",
+                        data=vqa,
+                        sizes=options.llava_sizes,
+                        training=options.training,
+                        resolution=options.llava_resolution,
+                        device=options.device,
+                        announce=filling.announce,
+                    )
         if options.imagenet is not None:
-            tasks["zero-shot"] = ZeroShot(data=options.imagenet, cache=cache)
-            tasks["knn"] = Knn(data=options.imagenet, cache=cache)
+            self.tasks["zero-shot"] = ZeroShot(data=options.imagenet, cache=cache)
+            self.tasks["knn"] = Knn(data=options.imagenet, cache=cache)
         for name, folder in (("ade20k", options.ade20k), ("voc", options.voc)):
             if folder is not None:
-                tasks[name] = LinearSeg(data=folder, iterations=options.iterations)
+                self.tasks[name] = LinearSeg(data=folder, iterations=options.iterations)
         if options.coco is not None:
-            tasks["coco"] = SamCoco(data=options.coco, sam_checkpoint=options.sam_checkpoint)
-    if vqa is not None:
-        size = options.vqa_batch_size
-        for name in questions:
+            sam = options.sam_checkpoint
+            self.tasks["coco"] = SamCoco(data=options.coco, sam_checkpoint=sam)
+        for name in questions if vqa is not None else ():
+            size = options.vqa_batch_size
             asked = Vqa(task=cast(Any, name), data=vqa, answers=Path(), batch_size=size)
-            tasks[name] = dataclasses.replace(asked, max_new_tokens=tokens)
-    return tasks, llavas
+            self.tasks[name] = dataclasses.replace(asked, max_new_tokens=tokens)
 
+    def load(self, row: Row) -> None:
+        """Find out what the model is and how fast; it does not stay in memory."""
+        self.filling.announce(f"{row.source}: loading")
+        model, sizes = open_model(row.source, device=self.device), self.options.throughput
+        crop = model.crop
+        identity = {
+            "model": row.source,
+            "weights": model.fingerprint(),
+            "spec": asdict(model.spec),
+            "crop": None if crop is None else asdict(crop),
+        }
+        row.facts = Facts(
+            parameters=backbone_parameters(model),
+            resolution=model.spec.input_size if crop is None else crop.size,
+            identity=identity,
+            lacks={n: "" if task is None else task.lacks(model) for n, task in self.tasks.items()},
+        )
 
-def _load(
-    row: Row,
-    tasks: Mapping[str, Task | None],
-    sizes: ThroughputSizes,
-    filling: Filling,
-    device: torch.device,
-) -> None:
-    """Find out what the model is and how fast; it does not stay in memory."""
-    filling.announce(f"{row.source}: loading")
-    model = open_model(row.source, device=device)
-    spec = model.spec
-    identity = {
-        "model": row.source,
-        "weights": model.fingerprint(),
-        "spec": asdict(spec),
-        "crop": None if model.crop is None else asdict(model.crop),
-    }
-    row.facts = Facts(
-        parameters=backbone_parameters(model),
-        resolution=spec.input_size if model.crop is None else model.crop.size,
-        identity=identity,
-        lacks={name: "" if task is None else task.lacks(model) for name, task in tasks.items()},
-    )
+        def measure() -> Cell:
+            self.filling.announce(f"{row.source}: throughput")
+            result = measure_throughput(model, sizes, self.device)
+            return Cell(value=result["value"], result=result)
 
-    def measure() -> Cell:
-        filling.announce(f"{row.source}: throughput")
-        result = measure_throughput(model, sizes, device)
-        return Cell(value=result["value"], result=result)
+        identity |= {**asdict(sizes), "precision": "float32", "machine": machine(self.device)}
+        row.cells[THROUGHPUT] = self.filling.cell(row.source, THROUGHPUT, identity, measure)
 
-    how = {**asdict(sizes), "precision": "float32", "machine": machine(device)}
-    row.cells[THROUGHPUT] = filling.cell(row.source, THROUGHPUT, {**identity, **how}, measure)
+    def cell(self, row: Row, column: Column) -> Cell:
+        """Run a task on a model, or on the LLaVA that has it for its eyes."""
+        assert row.facts is not None
+        source, asked, task = row.source, column.group == LANGUAGE, self.tasks[column.name]
+        lacking = self.llavas.lacks(source) if asked else row.facts.lacks[column.name]
+        if lacking:
+            return Cell(note=lacking if asked else "")
+        if task is None:
+            raise ValueError(f"no data: name its folder with --{column.data} DIR")
+        identity = {**row.facts.identity, **task.identity()}
+        if isinstance(task, SamCoco):  # the file behind the name of the SAM
+            file = Path(task.sam_checkpoint.rpartition(":")[2])
+            identity["sam_file"] = file_stamp(file).decode()
+        llava = {**row.facts.identity, **self.llavas.identity(source)} if asked else {}
+        identity |= {"llava": llava} if asked else {}
 
+        def make() -> Cell:
+            self.filling.announce(f"{source}: {column.title}")
+            name = f"{slug(source)}.{column.name}-{digest(identity)}"
+            work = self.options.out / "work" / name
+            if isinstance(task, Vqa):
+                pope, answers = column.name == "pope", work / "answers.jsonl"
+                ask, model = dataclasses.replace(task, answers=answers), self.llavas.answerer
+                headline = "popular.f1" if pope else ""
+                cell = self.filling.run(ask, model(source, llava), source, headline)
+                return dataclasses.replace(cell, note=vqa_note(cell, pope, answers))
+            placed = task
+            if isinstance(task, LinearSeg | SamCoco):
+                placed = dataclasses.replace(task, out=work)
+            return self.filling.run(placed, placed.open_model(source, self.device), source)
 
-def _cell(
-    row: Row,
-    column: Column,
-    task: Task | None,
-    llavas: Llavas,
-    filling: Filling,
-    options: Table1Options,
-    device: torch.device,
-) -> Cell:
-    """Run a task on a model, or on the LLaVA that has it for its eyes."""
-    assert row.facts is not None
-    source, asked = row.source, column.group == LANGUAGE
-    lacking = llavas.lacks(source) if asked else row.facts.lacks[column.name]
-    if lacking:
-        return Cell(note=lacking if asked else "")
-    if task is None:
-        raise ValueError(f"no data: name its folder with --{column.data} DIR")
-    identity = {**row.facts.identity, **task.identity()}
-    if asked:
-        identity["llava"] = llavas.identity(source)
-    if isinstance(task, SamCoco):  # the file behind the name of the SAM
-        identity["sam_file"] = file_stamp(Path(task.sam_checkpoint.rpartition(":")[2])).decode()
-
-    def make() -> Cell:
-        filling.announce(f"{source}: {column.title}")
-        work = options.out / "work" / f"{slug(source)}.{column.name}-{digest(identity)}"
-        if isinstance(task, Vqa):
-            eyes = {**row.facts.identity, **identity["llava"]}  # type: ignore[union-attr]
-            answers = work / "answers.jsonl"
-            model: Any = llavas.answerer(source, eyes)
-            pope = column.name == "pope"
-            placed: Task = dataclasses.replace(task, answers=answers)
-            cell = filling.run(placed, model, source, headline="popular.f1" if pope else "")
-            return dataclasses.replace(cell, note=vqa_note(cell, pope, answers))
-        placed = task
-        if isinstance(task, LinearSeg | SamCoco):
-            placed = dataclasses.replace(task, out=work)
-        return filling.run(placed, placed.open_model(source, device), source)
-
-    return filling.cell(source, column.name, identity, make)
+        return self.filling.cell(source, column.name, identity, make)
 
 
 def vqa_note(cell: Cell, pope: bool, answers: Path) -> str:
@@ -485,16 +468,10 @@ def backbone_parameters(model: VisionModel) -> int | None:
 
     None for a network whose weights are not at hand, such as an exported file.
     """
-    if (radio := getattr(model, "radio", None)) is not None:
-        module = getattr(radio, "backbone", None)
-    else:
-        module = model
-    for path in ("model.visual", "sam.image_encoder"):  # of open_clip's and SAM's teachers
-        if isinstance(module, nn.Module):
-            inner: Any = module
-            for name in path.split("."):
-                inner = getattr(inner, name, None)
-            module = module if inner is None else inner
-    if not isinstance(module, nn.Module):
-        return None
-    return sum(parameter.numel() for parameter in module.parameters())
+    for path in ("radio.backbone", "model.visual", "sam.image_encoder", ""):
+        found: Any = model  # RADIO, open_clip and SAM have their backbones there, others are one
+        for name in filter(None, path.split(".")):
+            found = getattr(found, name, None)
+        if isinstance(found, nn.Module) and not (path == "" and hasattr(model, "radio")):
+            return sum(parameter.numel() for parameter in found.parameters())
+    return None
