@@ -60,18 +60,10 @@ def prepare_toy_vqa(folder: Path, sizes: ToyLlavaSizes, progress: Progress) -> P
 def run_contestant(
     name: str, out: Path, data: Path, training: ToyTraining, resolution: int, progress: Progress
 ) -> Json:
-    """Train one LLaVA and ask it the held-out questions; what is finished is not repeated.
+    """Train one LLaVA of `CONTESTANTS` and ask it the held-out questions, unless that is done.
 
-    Args:
-        name: one of `CONTESTANTS`.
-        out: folder for everything that it writes.
-        data: the export's `vqa` folder.
-        training: the same for all.
-        resolution: long edge in pixels of the images that RADIO gets; toy-clip takes 64.
-        progress: hears of the questions; LLaVA's training shows its own bar.
-
-    Returns:
-        The metrics of `Vqa`, and its "settings".
+    `resolution` is the long edge in pixels of RADIO's images; toy-clip takes 64. Returns the
+    metrics of `Vqa`, and its "settings".
     """
     out.mkdir(parents=True, exist_ok=True)
     tower, options = "toy", {"radio_resolution": str(resolution)}
@@ -108,11 +100,7 @@ def clip_tower(folder: Path) -> str:
 
 
 def noise_images(data: Path, folder: Path) -> Path:
-    """Noise under the names of the export's pictures, written below `folder`.
-
-    Every picture gets noise of its own, so that it could be told from the others, but says nothing
-    of the scene.
-    """
+    """Noise of its own under the name of each of the export's pictures, below `folder`."""
     place = folder / "noise"
     done = place / "complete"
     if done.is_file():

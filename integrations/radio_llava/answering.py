@@ -34,11 +34,8 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 class Query:
     """A question, perhaps on images and after others.
 
-    Attributes:
-        text: the question. "<image>" marks the place of an image; where neither it nor `history`
-            has any, the images come before the first question, each on a line of its own.
-        images: of any sizes and modes, in the order of their "<image>".
-        history: earlier questions with the model's answers, the oldest first.
+    "<image>" in `text` marks the place of an image; where neither it nor `history` (earlier
+    questions with the model's answers) has any, the images come first, each on a line of its own.
     """
 
     text: str
@@ -46,11 +43,7 @@ class Query:
     history: tuple[tuple[str, str], ...] = ()
 
     def turns(self) -> list[tuple[str, str]]:
-        """(question, answer) of all turns with "<image>" in its places; the last answer is "".
-
-        Raises:
-            ValueError: not as many "<image>" as images.
-        """
+        """(question, answer) of all turns with "<image>" in its places; the last answer is ""."""
         questions = [question for question, _ in self.history] + [self.text]
         said = [answer.replace(IMAGE, "") for _, answer in self.history] + [""]
         marks, count = sum(text.count(IMAGE) for text in questions), len(self.images)
@@ -77,17 +70,7 @@ class AnswererSpec:
 class Answerer(ABC):
     """A LLaVA, ready to be asked. It answers with the likeliest words, never at random.
 
-    Args:
-        model: of LLaVA's own classes with its vision tower loaded, or of transformers'; it is put
-            into eval mode.
-        tokenizer: of the model.
-        name: of the model, as LLaVA's answer files have it.
-        conversation: name of the conversation's form.
-
-    Attributes:
-        name: as given.
-        spec: for evaluations.
-        settings: JSON types; all of the model that decides its answers.
+    `settings` has JSON types: all of the model that decides its answers.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, conversation: str) -> None:
@@ -103,11 +86,7 @@ class Answerer(ABC):
 
     @abstractmethod
     def prompt(self, query: Query) -> str:
-        """The whole text that the model reads, with "<image>" for each image.
-
-        Raises:
-            ValueError: not as many "<image>" as images.
-        """
+        """The whole text that the model reads, with "<image>" for each image."""
 
     @abstractmethod
     def image_tokens(self, height: int, width: int) -> int | None:
@@ -120,11 +99,7 @@ class Answerer(ABC):
         """Ids of the new tokens after prompts that either all have RGB images or all have none."""
 
     def answers(self, queries: Sequence[Query], max_new_tokens: int = 128) -> list[str]:
-        """Answer all queries at once; each answer is what it would be by itself.
-
-        Raises:
-            ValueError: not as many "<image>" as images in one of them.
-        """
+        """Answer all queries at once; each answer is what it would be by itself."""
         said: dict[int, str] = {}
         for some in (True, False):  # LLaVA treats texts without images differently
             indices = [i for i, query in enumerate(queries) if bool(query.images) == some]
@@ -134,11 +109,7 @@ class Answerer(ABC):
         return [said[index] for index in range(len(queries))]
 
     def stream(self, query: Query, listen: Callable[[str], None], max_new_tokens: int = 512) -> str:
-        """Answer one query word by word: `listen` gets each piece of the text as it is made.
-
-        Raises:
-            ValueError: as `answers`.
-        """
+        """Answer one query word by word: `listen` gets each piece of the text as it is made."""
         transformers = require("transformers", extra="llava")
 
         class Words(transformers.TextStreamer):  # type: ignore[name-defined,misc]
@@ -168,15 +139,7 @@ class Answerer(ABC):
 
 
 class OriginalAnswerer(Answerer):
-    """A LLaVA of LLaVA's own classes, through its own prompts and its own `generate`.
-
-    Args:
-        model: a `LlavaLlamaForCausalLM` or one of its kin.
-        tokenizer: of the model.
-        processor: the vision tower's image processor.
-        name: of the model.
-        conv_mode: one of LLaVA's `conv_templates`.
-    """
+    """A LLaVA of LLaVA's own classes, through its own prompts (`conv_templates`) and `generate`."""
 
     def __init__(
         self,
@@ -248,14 +211,9 @@ class OriginalAnswerer(Answerer):
 
 
 class TransformersAnswerer(Answerer):
-    """A `LlavaForConditionalGeneration`.
+    """A `LlavaForConditionalGeneration` with its processor.
 
-    Args:
-        model: of transformers' class.
-        processor: a `RadioLlavaProcessor`, or transformers' own `LlavaProcessor`.
-        name: of the model.
-        conv_mode: "vicuna_v1" for that of LLaVA-1.5; None for the processor's chat template, and
-            LLaVA-1.5's where it has none.
+    `conv_mode` None stands for the processor's chat template, and LLaVA-1.5's where it has none.
     """
 
     def __init__(
@@ -308,20 +266,11 @@ def load_answerer(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Answerer:
-    """Load a LLaVA, whichever of the two forms it has.
+    """Load a LLaVA of either form: what LLaVA's training wrote, or transformers' with its
+    processor.
 
-    Args:
-        path: a directory that LLaVA's training wrote (a whole model, a LoRA, a projector alone), or
-            one with a transformers LLaVA and its processor.
-        base: the language model that a LoRA or a projector was trained on.
-        conv_mode: LLaVA's name of the conversation's form; None for the one that fits the model.
-        device: where it runs, as a whole.
-        dtype: None for float32 on the CPU, and elsewhere bfloat16 for a model that was saved in
-            it, else float16.
-
-    Raises:
-        ValueError: no such directory, no LLaVA, a missing base, an unknown conversation.
-        ImportError: LLaVA's own code (for its own form) or transformers is missing.
+    `base` is the language model that a LoRA or a projector alone was trained on. `dtype` None is
+    float32 on the CPU, elsewhere bfloat16 for a model that was saved in it, else float16.
     """
     folder, place = Path(path), torch.device(device)
     config = _read_config(folder)
@@ -400,7 +349,6 @@ def conversation_of(config: Mapping[str, Any], name: str) -> str:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a LLaVA of either form; no other model's is taken."""
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(

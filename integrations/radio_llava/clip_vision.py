@@ -35,14 +35,7 @@ _ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
 def save_clip_vision(clip: Any, folder: str | Path) -> None:
     """Write an open_clip model's image tower as a `CLIPVisionModel` and a `CLIPImageProcessor`.
 
-    Args:
-        clip: an `open_clip.CLIP` whose image tower is open_clip's own ViT with square images.
-        folder: gets config.json, the weights in float32 and preprocessor_config.json. Its path,
-            made absolute, is the `--vision_tower` for LLaVA.
-
-    Raises:
-        ValueError: the image tower is of another kind.
-        ImportError: transformers is missing.
+    The folder's absolute path is the `--vision_tower` for LLaVA. The weights are float32.
     """
     transformers = require("transformers", extra="llava")
     own = require("open_clip.transformer", extra="clip").VisionTransformer

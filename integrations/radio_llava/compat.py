@@ -84,12 +84,7 @@ def check_transformers(installed: str) -> None:
 
 
 def require_llava(module: str = "llava") -> ModuleType:
-    """Import a module of LLaVA: `llava-torch`, or a clone of its repository on the path.
-
-    Raises:
-        ImportError: LLaVA or what it imports is missing, with the commands that install it; or
-            transformers is too old.
-    """
+    """Import a module of LLaVA: `llava-torch`, or a clone of its repository on the path."""
     transformers = require("transformers", extra="llava")
     check_transformers(transformers.__version__)
     if find_spec("llava") is None:
@@ -102,10 +97,7 @@ def require_llava(module: str = "llava") -> ModuleType:
 
 
 def language_models() -> list[type[Any]]:
-    """LLaVA's classes of language models, those that the installed LLaVA has.
-
-    `llava.model` hides the errors of these imports; here the one for Llama is raised.
-    """
+    """The classes of language models that the installed LLaVA has."""
     found = []
     for module, name in _LANGUAGE_MODELS.items():
         try:
@@ -117,11 +109,7 @@ def language_models() -> list[type[Any]]:
 
 
 def apply() -> None:
-    """Mend LLaVA's models. Call it before they are built; again is harmless.
-
-    Raises:
-        ImportError: see `require_llava`.
-    """
+    """Mend LLaVA's models. Call it before they are built; again is harmless."""
     for model in language_models():
         wrap_once(model, "forward", _with_known_arguments)
         wrap_once(model, "save_pretrained", _without_unused_sampling)
@@ -130,11 +118,7 @@ def apply() -> None:
 
 
 def apply_to_training() -> ModuleType:
-    """Mend LLaVA's training, and return `llava.train.train`. Again is harmless.
-
-    Raises:
-        ImportError: see `require_llava`.
-    """
+    """Mend LLaVA's training, and return `llava.train.train`. Again is harmless."""
     trainer = require("transformers.trainer", extra="llava")
     if not hasattr(trainer, "ALL_LAYERNORM_LAYERS"):
         layers = require("transformers.pytorch_utils", extra="llava").ALL_LAYERNORM_LAYERS
@@ -151,15 +135,11 @@ def apply_to_training() -> ModuleType:
 
 
 def modern_flags(argv: Sequence[str], known: type[Any] | None = None) -> list[str]:
-    """Training flags under the names that the installed transformers has for them.
+    """Training flags under the names that `known` (None: transformers' TrainingArguments) has for
+    them.
 
-    Args:
-        argv: flags of LLaVA's scripts, such as `--evaluation_strategy no --warmup_ratio 0.03`.
-        known: the dataclass of training arguments; None for transformers' own.
-
-    Returns:
-        The flags, renamed where they were renamed; one that is gone is dropped with a warning.
-        Under a launcher `--local_rank` is among them: by it LLaVA knows the process that saves.
+    One that is gone is dropped with a warning. Under a launcher `--local_rank` is among them: by it
+    LLaVA knows the process that saves.
     """
     if known is None:
         known = require("transformers", extra="llava").TrainingArguments

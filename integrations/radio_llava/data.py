@@ -27,18 +27,8 @@ class CheckedDataset(Dataset[dict[str, Any]]):
     """LLaVA's own data set, looked through before training starts.
 
     A sample's "image" may be one file name, or a list of them with as many `<image>` in its text.
-
-    Args:
-        inner: LLaVA's `LazySupervisedDataset`.
-
-    Attributes:
-        unreadable: number of images so far that could not be read (in this process; every worker
-            of a data loader counts by itself).
-        unlearnt: number of samples so far without any token to learn; a warning tells of it.
-
-    Raises:
-        ValueError: samples of another form than LLaVA's, whose images and `<image>` differ in
-            number, or whose image files are missing; they are counted, and the first are named.
+    `unreadable` and `unlearnt` count, by process, images that could not be read, and samples
+    without any token to learn.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -73,11 +63,7 @@ class CheckedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Token ids and labels [L], and the images: a tensor [3, H, W] or a list of them.
 
-        A sample whose image cannot be read is left out: a warning names and counts it, and the
-        next one is taken.
-
-        Raises:
-            ValueError: many in a row cannot be read.
+        In place of a sample whose image cannot be read the next one is taken, with a warning.
         """
         tries = min(_TRIES, len(self))
         problem = ""
@@ -92,7 +78,6 @@ class CheckedDataset(Dataset[dict[str, Any]]):
         raise ValueError(f"{tries} samples in a row cannot be read; the last: {problem}")
 
     def _item(self, place: int) -> dict[str, Any]:
-        """A sample as LLaVA's own data set makes it; with a list of images its text stays."""
         sample = self.samples[place]
         train = require_llava("llava.train.train")
         data_args = self.inner.data_args
@@ -131,11 +116,7 @@ class CheckedDataset(Dataset[dict[str, Any]]):
 
 
 class MixedSizes:
-    """LLaVA's collator, for samples with any number of images of any sizes.
-
-    Args:
-        inner: LLaVA's `DataCollatorForSupervisedDataset`.
-    """
+    """LLaVA's collator, for samples with any number of images of any sizes."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -144,8 +125,7 @@ class MixedSizes:
     def __call__(self, instances: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch: texts padded, and "images" [B, 3, H, W], a list where sizes differ.
 
-        An image whose `<image>` is cut off with the end of a too long text goes with it. What is
-        cut off is counted, see `Truncation`.
+        An image whose `<image>` is cut off with the end of a too long text goes with it.
         """
         limit = self.inner.tokenizer.model_max_length
         images: list[Tensor] = []
@@ -165,14 +145,8 @@ class MixedSizes:
 
 
 def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) -> None:
-    """Compare every sample's images with its `<image>`, and look whether the files are there.
-
-    Args:
-        samples: as LLaVA's JSON files have them.
-        image_folder: file names are relative to it.
-
-    Raises:
-        ValueError: something does not fit; the samples are counted, and the first are named.
+    """Refuse samples of another form than LLaVA's, with a wrong number of `<image>`, or without
+    files.
     """
     if not samples:
         raise ValueError("the training data has no samples")
@@ -227,7 +201,6 @@ def _mismatch(sample: Sample) -> str:
 def _missing_file(
     sample: Sample, image_folder: str | Path | None, listings: dict[str, set[str]]
 ) -> str:
-    """The first of a sample's files that is missing; every folder is listed once."""
     image = sample.get("image", [])
     for name in image if isinstance(image, list) else [image]:
         folder, file = os.path.split(os.path.join(image_folder or "", name))

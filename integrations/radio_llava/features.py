@@ -68,16 +68,10 @@ def recorded_tower(model: str, args: Any) -> dict[str, Any]:
 
 
 def tower_config_of(model: str, args: Any) -> TowerConfig:
-    """The configuration that LLaVA's arguments or a LLaVA model's config ask for.
+    """The configuration of the tower `model`: `args` has `radio_...` flags, and `RECORDED` if a
+    config.
 
-    Args:
-        model: name of the vision tower.
-        args: an object that may have `radio_tower` (a model's config: a `TowerConfig` as a mapping)
-            and `radio_resolution`, `radio_aspect`, `radio_layers`, `radio_adaptor`,
-            `radio_normalize` (flags, which win over it; None where they are not given).
-
-    Raises:
-        ValueError: an unknown field, or a value that does not fit.
+    Flags win; they are None where they are not given.
     """
     flags = {name: getattr(args, f"radio_{name}", None) for name in FLAGS}
     given = {name: value for name, value in flags.items() if value is not None}
@@ -85,11 +79,7 @@ def tower_config_of(model: str, args: Any) -> TowerConfig:
 
 
 def feature_dim(radio: RadioModel, config: TowerConfig) -> int:
-    """Width C of the features that `config` chooses.
-
-    Raises:
-        ValueError: the model has no such adaptor or blocks; those that it has are named.
-    """
+    """Width C of the features that `config` chooses; ValueError names the known ones."""
     if config.adaptor:
         radio.check_adaptors([config.adaptor])
         return next(a.feature_dim for a in radio.config.adaptors if a.name == config.adaptor)
@@ -105,20 +95,10 @@ def token_side(radio: RadioModel, config: TowerConfig) -> int:
 def tower_features(
     radio: RadioModel, images: Sequence[Tensor] | Tensor, config: TowerConfig
 ) -> list[Tensor]:
-    """The chosen features of every image; images of the same size share one forward.
+    """The chosen features [N, C] of every image, in the model's dtype.
 
-    Args:
-        radio: the model.
-        images: each [3, H, W], RGB in [0, 1], of sides that the model takes; sizes may differ. A
-            batch [B, 3, H, W] is a sequence of such images.
-        config: which features, in which scale.
-
-    Returns:
-        For each image [N, C], the tokens row by row, in the model's dtype.
-
-    Raises:
-        ValueError: as `feature_dim`, for sides that are no multiples of the model's step, and for
-            features that are too large for float16 where the model computes in it.
+    Images [3, H, W], RGB in [0, 1], have sides that the model takes; those of one size share a
+    forward.
     """
 
     def encode(batch: Tensor) -> Tensor:
@@ -154,8 +134,8 @@ def check_overflow(tokens: Sequence[Tensor], dtype: torch.dtype, model: str) -> 
 def freeze_unused(radio: RadioModel, config: TowerConfig) -> None:
     """Freeze the parameters that the chosen features do not depend on, whatever the images.
 
-    Other adaptors' heads, heads of the summary, blocks after the chosen ones: distributed training
-    fails on parameters that never get a gradient, and an optimizer would let them decay.
+    Distributed training fails on parameters that never get a gradient, and an optimizer would let
+    them decay.
     """
     step = radio.min_resolution_step
     height, width = radio.nearest_supported_resolution(step, step)

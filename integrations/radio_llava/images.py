@@ -21,12 +21,8 @@ IMAGE = "<image>"
 def resized_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     """The (height, width) in pixels of an image whose long edge is resized to `resolution`.
 
-    The short edge is rounded to the nearest whole pixel, halves to the even one (Python's `round`),
-    and is never less than 1. This is the only place where sizes are rounded: training, generation,
-    transformers' processor and all counts of tokens come here.
-
-    Raises:
-        ValueError: a side of less than 1 pixel.
+    The short edge is rounded to the nearest whole pixel, halves to the even one, and is at least 1.
+    Training, generation, transformers' processor and all counts of tokens come here.
     """
     if min(height, width) < 1:
         raise ValueError(f"image size {height}x{width}: both sides must be at least 1 pixel")
@@ -75,7 +71,6 @@ def fit_long_edge(
 
 
 def _padded(image: Image.Image, step: int, mean: Mean) -> Image.Image:
-    """An RGB image padded at the right and the bottom to sides that are multiples of `step`."""
     width, height = (math.ceil(side / step) * step for side in image.size)
     if (width, height) == image.size:
         return image

@@ -43,8 +43,7 @@ def register() -> None:
 class ImageList(list[Tensor]):
     """Images [3, H, W] of any sizes.
 
-    LLaVA stacks a plain list; a list that says it has the dimensions of a batch goes to
-    `encode_images` as it is.
+    LLaVA stacks a plain list; one that has a batch's dimensions goes to `encode_images` as it is.
     """
 
     ndim = 4
@@ -52,7 +51,7 @@ class ImageList(list[Tensor]):
 
 
 def _with_our_towers(build: Callable[..., Any]) -> Callable[..., Any]:
-    """`build_vision_tower` that knows RADIO's and teachers' names besides those that it knew."""
+    """`build_vision_tower` that knows our names too."""
 
     def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
         name = getattr(vision_tower_cfg, "mm_vision_tower", None)
@@ -69,9 +68,8 @@ def _with_our_towers(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
-    """`initialize_vision_modules` that writes tower, features and scale into the config.
-
-    A model that is trained further keeps its tower's choices where no flag says otherwise.
+    """`initialize_vision_modules` that writes the tower into the config; its choices are kept
+    later.
     """
 
     def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
@@ -209,9 +207,6 @@ def _matched(images: Any, tokens: Sequence[int], tower: VisionTower) -> Any:
     """Images in the order of their `<image>`, with an empty one for each text without any.
 
     LLaVA uses up one image for a text without `<image>`; its own data sets give a black one.
-
-    Raises:
-        ValueError: the numbers do not match, or a text without `<image>` has a real image.
     """
     tiled = images.ndim == 5 if isinstance(images, Tensor) else any(x.ndim == 4 for x in images)
     listed = list(images)
@@ -242,12 +237,7 @@ class TruncationWarning(UserWarning):
 
 
 class Truncation:
-    """What a model has cut off so far.
-
-    Attributes:
-        sequences: number of sequences that were too long.
-        tokens: number of tokens that they lost, at least.
-    """
+    """How many sequences a model has cut off so far, and at least how many tokens they lost."""
 
     def __init__(self) -> None:
         self.sequences = 0

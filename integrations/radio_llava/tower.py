@@ -86,13 +86,7 @@ def check_flags(name: str, args: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TowerShape:
-    """What LLaVA reads of a tower's `config`.
-
-    Attributes:
-        hidden_size: width of the features.
-        patch_size: pixels of one token.
-        image_size: side of a square image in pixels, a multiple of the model's step.
-    """
+    """What LLaVA reads of a tower's `config`: width of the features, and sides in pixels."""
 
     hidden_size: int
     patch_size: int
@@ -162,13 +156,7 @@ class VisionTower(nn.Module):
     def load_model(self, device_map: Any = None) -> None:
         """Load the weights, in eval mode and (unless they are to be trained) frozen.
 
-        Args:
-            device_map: as transformers takes it; the tower goes to one device as a whole.
-
-        Raises:
-            ValueError: unknown model, or features that it has not (the known ones are listed); or
-                a model of other sizes than the language model was trained with.
-            ImportError: the model's library is missing; the message names the extra.
+        The tower goes to one device as a whole, that of `device_map` as transformers takes it.
         """
         if self.is_loaded:
             return
@@ -210,7 +198,6 @@ class VisionTower(nn.Module):
             freeze_unused(self.radio, self.tower_config)
 
     def _read_radio(self) -> None:
-        """Read the model, as it was released."""
         with plain_tensors():
             self.radio = load_model(self.tower_config.model, dtype=torch.float32)
         self.radio.requires_grad_(False)
@@ -230,7 +217,6 @@ class VisionTower(nn.Module):
         self._kept = {}
 
     def _open_model(self) -> None:
-        """Read a model that is no RADIO, and compare it with the one of the training."""
         with plain_tensors():
             model = open_model(self.vision_tower_name)
         spec = model.spec
@@ -248,15 +234,8 @@ class VisionTower(nn.Module):
     def forward(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Encode images; no gradients are kept where the tower is frozen.
 
-        Args:
-            images: [B, 3, H, W], or several [3, H, W] of any sizes, from `image_processor`.
-
-        Returns:
-            [B, N, C] for a tensor, else a list of [N_i, C]; in the dtype of the images.
-
-        Raises:
-            ValueError: sizes that the model does not take, or features that are too large for
-                float16.
+        Takes [B, 3, H, W], or several [3, H, W] of any sizes, from `image_processor`. Returns [B,
+        N, C] for a tensor, else a list of [N_i, C], in the dtype of the images.
         """
         placed = [image.to(self.device) for image in images]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -269,7 +248,6 @@ class VisionTower(nn.Module):
         return torch.stack(results) if isinstance(images, Tensor) else results
 
     def _cells(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to the feature map of another model than RADIO, row by row [B, N, C]."""
         height, width = images.shape[-2:]
         features = self.model(images.to(self.dtype), size=(height, width)).features  # [B, C, h, w]
         return features.flatten(2).transpose(1, 2)
@@ -337,8 +315,7 @@ class VisionTower(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> "VisionTower":
         """As `nn.Module.to`, but with float32 for float16 where `keeps_float32` or on a CPU.
 
-        LLaVA's own code asks for float16 on any device. On a CPU that is only slower. A cast that
-        names no device is done as it is said.
+        LLaVA's own code asks for float16 on any device.
         """
         to_cpu = "device" in kwargs and torch.device(kwargs["device"]).type == "cpu"
         if kwargs.get("dtype") == torch.float16 and (self.keeps_float32 or to_cpu):
@@ -358,8 +335,7 @@ class VisionTower(nn.Module):
 def plain_tensors() -> Iterator[None]:
     """Real float32 tensors, also where transformers builds a model without values.
 
-    Newer versions do that on the meta device, older ones by way of `register_parameter`, which
-    accelerate's `init_empty_weights` replaces.
+    Newer versions do that on the meta device, older ones replace `register_parameter`.
     """
     default, register = torch.get_default_dtype(), nn.Module.register_parameter
     torch.set_default_dtype(torch.float32)

@@ -69,18 +69,10 @@ def train_toy_llava(
     training: ToyTraining,
     options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Train a LLaVA on the toy world through LLaVA's own code; what is finished is not repeated.
+    """Train a LLaVA on the toy world through LLaVA's own code; returns the model's folder.
 
-    Args:
-        out: gets the folders of both stages.
-        tower: any `--vision_tower`.
-        data: `vqa` folder of an export of the toy world.
-        images: the pictures, in the layout of the export's `vqa/images`.
-        training: steps and rates.
-        options: further flags for both stages.
-
-    Returns:
-        The folder of the trained model.
+    `data` is the `vqa` folder of an export, `images` laid out like its `images`; `options` are
+    further flags for both stages. What is finished is not repeated.
     """
     from radio_llava.train import main  # imports torch
 

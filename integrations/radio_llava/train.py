@@ -49,12 +49,7 @@ _ASPECTS = ("square", "pad")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train as the flags say; returns the exit code.
-
-    Raises:
-        ImportError: LLaVA is not installed, or transformers is too old.
-        ValueError: flags, data or images that do not fit.
-    """
+    """Train as the flags say; returns the exit code."""
     register()
     train = compat.apply_to_training()
     compat.wrap_once(train, "make_supervised_data_module", checked)
@@ -101,10 +96,7 @@ def checked(make: Any) -> Any:
 
 
 def _attention(train: ModuleType, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Arguments for LLaVA's `train` by `--attn_implementation`, and the other flags.
-
-    LLaVA's older versions are patched for flash attention.
-    """
+    """Arguments for LLaVA's `train` by `--attn_implementation`, and the other flags."""
     rest: list[str] = []
     wanted = None
     arguments = iter(argv)

@@ -33,14 +33,7 @@ class ScoreInputError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said to one question.
-
-    Attributes:
-        line: of the answer file, from 1.
-        question_id: as text, whether the file has a number or a string.
-        text: the model's words.
-        prompt: the question as the model read it; "" where the file has none.
-    """
+    """What a model said to one question; the prompt is "" where the file has none."""
 
     line: int
     question_id: str
@@ -50,24 +43,15 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The answers of a file, in its order.
-
-    Attributes:
-        path: of the file, for messages.
-        said: each answer.
-    """
+    """The answers of a file, in its order."""
 
     path: Path
     said: Sequence[Answer]
 
     def pick(self, wanted: Iterable[str] | None = None) -> tuple[dict[str, Answer], list[str]]:
-        """The answers by question id, and the ids of wanted questions that have none.
+        """The answers by question id, and the ids of wanted questions (None: all) that have none.
 
-        Args:
-            wanted: question ids; answers to other questions are left out. None for all answers.
-
-        Raises:
-            ScoreInputError: a question is answered twice, or not one wanted question is answered.
+        A repeated answer is refused, and a file that answers not one wanted question.
         """
         found: dict[str, Answer] = {}
         repeated = []
@@ -88,11 +72,7 @@ class Answers:
 
 
 def read_document(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ScoreInputError: no file, too large, or no JSON; the message says where it breaks.
-    """
+    """The content of a JSON file; ScoreInputError says where it breaks."""
     content = _read_bytes(path)
     try:
         return json.loads(content.decode("utf-8-sig"))
@@ -109,12 +89,7 @@ def read_mapping(path: Path, expected: str) -> Mapping[str, Any]:
 
 
 def read_lines(path: Path) -> list[tuple[int, Json]]:
-    """The objects of a JSON lines file with their line numbers from 1; empty lines are passed over.
-
-    Raises:
-        ScoreInputError: no file, too large, or lines that are no JSON objects (the first ones are
-            named, all are counted).
-    """
+    """The objects of a JSON lines file with line numbers from 1; empty lines are passed over."""
     objects, broken = [], []
     for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
         if not line.strip():
@@ -137,12 +112,7 @@ def read_lines(path: Path) -> list[tuple[int, Json]]:
 
 
 def read_answers(path: Path) -> Answers:
-    """LLaVA's answers, in the order of the file.
-
-    Raises:
-        ScoreInputError: as `read_lines`, or lines without a "question_id" (a string or a whole
-            number) or without a "text".
-    """
+    """LLaVA's answers, in the order of the file."""
 
     def answer(numbered: tuple[int, Json]) -> Answer:
         number, line = numbered
@@ -161,17 +131,9 @@ def parsed(
     expected: str,
     what: str,
 ) -> list[T]:
-    """What was read of a file, thing by thing.
+    """`things` (place, part of the document) parsed; all misfits are counted in one error.
 
-    Args:
-        path: of the file.
-        things: (name of its place, a part of the document).
-        parse: raises KeyError, TypeError or ValueError for something else than expected.
-        expected: for the message.
-        what: one thing, for the message.
-
-    Raises:
-        ScoreInputError: there is something else; the first places are named, all are counted.
+    `parse` raises KeyError, TypeError or ValueError for something else than `expected`.
     """
     found, wrong = [], []
     for place, thing in things:
@@ -187,11 +149,7 @@ def parsed(
 
 
 def unique(path: Path, pairs: Iterable[tuple[str, T]], fault: str) -> dict[str, T]:
-    """Pairs as a dict.
-
-    Raises:
-        ScoreInputError: `fault` with the keys that occur twice.
-    """
+    """Pairs as a dict; ScoreInputError says `fault` with the keys that occur twice."""
     found: dict[str, T] = {}
     repeated = []
     for key, thing in pairs:
@@ -219,11 +177,7 @@ def words(value: object) -> str:
 
 
 def entries(path: Path, key: str) -> list[tuple[str, Json]]:
-    """(its number, object) of the list under `key` of a JSON document.
-
-    Raises:
-        ScoreInputError: there is none, or it is empty or holds other things.
-    """
+    """(its number, object) of the list under `key` of a JSON document."""
     document = read_document(path)
     found = document.get(key) if isinstance(document, Mapping) else None
     if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):

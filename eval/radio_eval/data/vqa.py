@@ -26,18 +26,7 @@ SCIENCEQA_PROMPT = "Answer with the option's letter from the given choices direc
 
 @dataclass(frozen=True, kw_only=True)
 class VqaData:
-    """The files of one benchmark.
-
-    Attributes:
-        benchmark: one of `BENCHMARKS`.
-        questions: LLaVA's question lines; of ScienceQA its entries (llava_test_CQM-A.json).
-        images: folder below which the questions name their images.
-        annotations: the right answers: GQA's questions, TextVQA's or VQAv2's annotations, POPE's
-            label files, one a split. Without them nothing is scored.
-        problems: ScienceQA's problems.json.
-        splits: ScienceQA's pid_splits.json.
-        split: name of a list in it.
-    """
+    """The files of one benchmark, as `Vqa` has them; without annotations nothing is scored."""
 
     benchmark: str
     questions: Path
@@ -99,17 +88,9 @@ _LLAVA: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def find_vqa_data(benchmark: str, folder: Path, split: str = "") -> VqaData:
-    """The files of a benchmark.
+    """The files of a benchmark in the toy world's or LLaVA's folder of all, or in its own there.
 
-    Args:
-        benchmark: one of `BENCHMARKS`.
-        folder: `vqa/` of the toy world's export, LLaVA's playground/data/eval, or the benchmark's
-            own folder in one of them.
-        split: of the toy world, "val" if empty; LLaVA's folders have one split a benchmark.
-
-    Raises:
-        ValueError: an unknown benchmark, a split of LLaVA's folders, or neither layout is there;
-            what was looked for is named.
+    LLaVA's folders have one split a benchmark; of the toy world "" is "val".
     """
     check_benchmark(benchmark)
     own = folder
@@ -147,15 +128,7 @@ def find_vqa_data(benchmark: str, folder: Path, split: str = "") -> VqaData:
 
 @dataclass(frozen=True, kw_only=True)
 class VqaQuestion:
-    """One question.
-
-    Attributes:
-        question_id: as the file has it.
-        prompt: what is asked, and what answer files have as "prompt".
-        image: name of the image's file; "" for none.
-        category: of POPE, the split.
-        fault: why it cannot be asked; "" if it can.
-    """
+    """One question; `category` is POPE's split, and `fault` says why it cannot be asked."""
 
     question_id: int | str
     prompt: str
@@ -175,17 +148,9 @@ class VqaQuestion:
 
 
 def read_vqa_questions(path: Path, benchmark: str) -> list[VqaQuestion]:
-    """The questions in the order of the file.
+    """The questions in the order of the file; ids are unique but in TextVQA (the images').
 
     A question whose image and "<image>" do not fit together has a `fault`.
-
-    Args:
-        path: LLaVA's question lines; of ScienceQA its entries (llava_test_CQM-A.json).
-        benchmark: one of `BENCHMARKS`.
-
-    Raises:
-        ScoreInputError: another format, questions without an id or a text, or an id that occurs
-            twice (but in TextVQA, where it is the image's).
     """
     if benchmark == "scienceqa":
         document = read_document(path)

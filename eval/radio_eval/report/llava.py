@@ -20,13 +20,7 @@ SCENES = 8
 
 
 def llava_page(data: Path, out: Path, content: Mapping[str, Any]) -> Page:
-    """The page of a quickstart.
-
-    Args:
-        data: the export's `vqa` folder.
-        out: the quickstart's folder; each model's answers are below the folder of its name.
-        content: of results.json.
-    """
+    """The page of a quickstart of its folder `out`, the export's `vqa` folder and results.json."""
     scores = Section(title="", tables=[llava_table(content["results"])])
     questions = Section(
         title="Questions and answers", cards=_scenes(data, out, tuple(content["results"]))
@@ -57,7 +51,6 @@ def llava_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _scenes(data: Path, out: Path, names: tuple[str, ...]) -> list[Card]:
-    """The first held-out scenes with their questions and everybody's answers."""
     lines = (data / TASK / f"llava_{TASK}_val.jsonl").read_text(encoding="utf-8").splitlines()
     truths = read_document(data / TASK / "val_balanced_questions.json")
     said = [

@@ -21,12 +21,7 @@ _LONGEST = 400
 
 
 def vqa_sections(judged: Sequence[Judged], images: Path) -> list[Section]:
-    """Some questions with their pictures, those on one picture together.
-
-    Args:
-        judged: all that have a right answer.
-        images: folder of the pictures.
-    """
+    """Some questions with their pictures, those on one picture together."""
     if not judged:
         return []
     right = torch.tensor([each.score >= 0.5 for each in judged])

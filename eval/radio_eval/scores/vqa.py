@@ -70,13 +70,6 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
     Each answer is left out once; the prediction then scores min(matches among the others / 3, 1),
     and these scores are averaged.
-
-    Args:
-        prediction: compared as it is.
-        answers: at least one, compared as they are.
-
-    Returns:
-        A number in [0, 1].
     """
     matches = sum(answer == prediction for answer in answers)
     match_left_out = matches * min((matches - 1) / 3, 1.0)
@@ -106,12 +99,7 @@ def percentage(part: float, whole: int) -> float | None:
 
 
 def yes_no_scores(said: Sequence[bool], labels: Sequence[bool]) -> dict[str, Any]:
-    """Scores of yes (True) and no (False); yes is the positive class.
-
-    Returns:
-        "accuracy", "precision", "recall", "f1" and "yes_ratio" in percent, None where nothing was
-        there to divide by; "count"; and the counts "TP", "FP", "TN", "FN".
-    """
+    """Scores of yes (True, the positive class) and no in percent, None of nothing; and counts."""
     pairs = list(zip(said, labels, strict=True))
     tp, fp = pairs.count((True, True)), pairs.count((True, False))
     tn, fn = pairs.count((False, False)), pairs.count((False, True))
@@ -127,22 +115,15 @@ def yes_no_scores(said: Sequence[bool], labels: Sequence[bool]) -> dict[str, Any
 
 
 def gqa_prediction(text: str) -> str:
-    """What a model's words count as in GQA: lower case, without full stops at the end.
-
-    Nothing else is forgiven: no articles, plurals or punctuation.
-    """
+    """What words count as in GQA: lower case, without full stops at the end; else unforgiven."""
     return text.rstrip(".").lower()
 
 
 def textvqa_question(prompt: str) -> str:
     """The question of a prompt, in lower case.
 
-    Args:
-        prompt: "OCR tokens: ... Question: Q Short answer:", or Q and the request for a short answer
-            on a line each, with a line "Reference OCR token: ..." before or after Q.
-
-    Raises:
-        ValueError: none of these.
+    Prompts: "OCR tokens: ... Question: Q Short answer:", or Q and the request for a short answer on
+    a line each, with a line "Reference OCR token: ..." before or after Q.
     """
     lines = prompt.split("\n")
     if prompt.startswith("OCR tokens: "):
@@ -202,24 +183,12 @@ Truth = tuple[str, Callable[[str], float]]
 
 
 class Benchmark(ABC):
-    """Right answers. Whoever makes one reads files, which raises `ScoreInputError`s.
-
-    Attributes:
-        questions: those that are asked, once `ask` was called.
-    """
+    """Right answers, read from files; `questions` are those asked, once `ask` was called."""
 
     questions: Sequence[VqaQuestion] = ()
 
     def ask(self, questions: Sequence[VqaQuestion], *, whole: bool = True) -> None:
-        """Expect answers to these questions.
-
-        Args:
-            questions: the first ones of all that there are, or all.
-            whole: they are all; else right answers to others are forgotten.
-
-        Raises:
-            ScoreInputError: right answers are missing.
-        """
+        """Expect answers to these questions; unless they are the `whole`, forget the others."""
         self.questions = questions
         if not whole:
             self._forget({question.key for question in questions})
@@ -230,14 +199,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, answers: Answers) -> Json:
-        """Score answers by the benchmark's protocol.
-
-        Returns:
-            "accuracy" in percent, "count" of questions, and more.
-
-        Raises:
-            ScoreInputError: what the protocol does not allow, such as questions without an answer.
-        """
+        """Score answers by the benchmark's protocol: "accuracy" in percent, "count", and more."""
 
     @abstractmethod
     def truth(self, question: VqaQuestion) -> Truth | None:
@@ -255,12 +217,7 @@ class Judged:
 
 
 def judge(benchmark: Benchmark, said: Mapping[int, str]) -> list[Judged]:
-    """The questions asked that have a right answer and one of the model, in their order.
-
-    Args:
-        benchmark: whose `ask` was called.
-        said: place of a question -> the answer.
-    """
+    """The questions asked that have a right answer and one in `said` (by place), in their order."""
     judged = []
     for place, question in enumerate(benchmark.questions):
         truth = benchmark.truth(question) if place in said else None

@@ -1,8 +1,4 @@
-"""GQA, TextVQA, POPE, VQAv2 and ScienceQA: their right answers, and how a model's are scored.
-
-`radio score` reads one of them with the answers of a file; `radio eval vqa` restricts it to the
-questions that it asks.
-"""
+"""GQA, TextVQA, POPE, VQAv2 and ScienceQA: their right answers, and how a model's are scored."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -49,14 +45,9 @@ _POPE_MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
 
 class Gqa(Benchmark):
-    """GQA: exact equality with the one right answer.
+    """GQA: exact equality with the one right answer; "unbalanced" questions do not count.
 
-    Scores besides: those of the "binary" and "open" questions (None without any), and how many
-    "unbalanced" questions, which do not count, and "other_answers" were left out. A question
-    without an answer is an error, as in the official evaluator.
-
-    Args:
-        path: GQA's file, question id -> question.
+    A question without an answer is an error, as in the official evaluator.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,15 +169,11 @@ class PopeLabel:
 
 
 class Pope(Benchmark):
-    """POPE: yes or no, labels and answers paired line by line within each split.
+    """POPE: yes or no, labels (a file a split) and answers paired line by line within each split.
 
     Ids cannot pair them, because LLaVA's question file numbers the three splits anew; but ids and
-    prompts show when the order is not the same. The scores, those of `yes_no_scores`, are the means
-    over the splits, and by split under "splits" where there are several.
-
-    Args:
-        paths: POPE's label lines, coco_pope_SPLIT.json, one a split.
-        splits: question id -> split, where the answers are to several splits.
+    prompts show when the order is not the same. `splits` (question id -> split) is for answers to
+    several.
     """
 
     def __init__(self, *paths: Path, splits: Mapping[str, str] | None = None) -> None:
@@ -262,7 +249,6 @@ class Pope(Benchmark):
 
 
 def _score_pope(labels: Sequence[PopeLabel], answers: Answers) -> Json:
-    """`yes_no_scores` of a split, unless prompts or ids show that its lines are no pairs."""
     said = answers.said
     if len(said) != len(labels):
         raise ScoreInputError(
@@ -305,13 +291,8 @@ def _ranks(lines: Sequence[Answer] | Sequence[PopeLabel]) -> list[int]:
 class Vqav2(Benchmark):
     """VQAv2: the official evaluator on what LLaVA would upload, normalised and "" for missing.
 
-    Scores besides: "per_answer_type" (type -> accuracy), how many answers are "missing", and the
-    "other_answers" left out.
-
-    Args:
-        questions: VQAv2's questions, or LLaVA's question lines for them (.jsonl).
-        annotations: VQAv2's annotations; None to make a submission only.
-        normalise: bring answers to TextVQA's form first, as LLaVA does before it uploads.
+    `questions` are VQAv2's own or LLaVA's question lines (.jsonl). Without `normalise` answers are
+    not brought to TextVQA's form first, as LLaVA does before it uploads.
     """
 
     def __init__(
@@ -347,11 +328,7 @@ class Vqav2(Benchmark):
         self.ids = {key: value for key, value in self.ids.items() if key in but}
 
     def submission(self, answers: Answers) -> list[Json]:
-        """What VQAv2's server takes: {"question_id", "answer"} of every question, in their order.
-
-        Raises:
-            ScoreInputError: a question with two answers, or no answer to any of the questions.
-        """
+        """What VQAv2's server takes: {"question_id", "answer"} of each question, in their order."""
         found, _ = answers.pick(self.ids)
         texts = {k: m4c_normalise(a.text) if self.normalise else a.text for k, a in found.items()}
         return [{"question_id": x, "answer": texts.get(key, "")} for key, x in self.ids.items()]
@@ -392,14 +369,8 @@ class Vqav2(Benchmark):
 class ScienceQa(Benchmark):
     """ScienceQA: the letter of the right choice; a missing answer is wrong, and without an image.
 
-    Scores besides: "image_accuracy" (None without images) and "image_count", of the problems whose
-    prompt has "<image>", as in LLaVA's evaluator; how many are "missing" or "unclear" (they choose
-    no letter), and "other_answers" left out.
-
-    Args:
-        problems: ScienceQA's problems.json.
-        splits: ScienceQA's pid_splits.json.
-        split: name of a list in it.
+    "image_accuracy" is of the problems whose prompt has "<image>", as in LLaVA's evaluator;
+    "unclear" answers choose no letter. Reads problems.json and pid_splits.json.
     """
 
     def __init__(self, problems: Path, splits: Path, split: str = "test") -> None:
@@ -456,11 +427,7 @@ class ScienceQa(Benchmark):
 
 
 def read_benchmark(data: VqaData) -> Benchmark:
-    """The right answers that belong to a benchmark's files.
-
-    Raises:
-        ScoreInputError: one of the files has another format.
-    """
+    """The right answers that belong to a benchmark's files."""
     if data.benchmark == "pope":
         return Pope(*data.annotations)
     if data.benchmark == "vqav2":

@@ -125,12 +125,7 @@ class Vqa(Task):
         }
 
     def run(self, model: Answerer, context: Context) -> Iterator[tuple[str, float | None]]:
-        """See `Task`.
-
-        Yields:
-            The scores of `radio score TASK` in percent, of POPE as means and by split; how many
-            questions are "unanswered", and the "image_tokens" of a question's image on average.
-        """
+        """See `Task`; the scores of `radio score TASK`, "unanswered" and mean "image_tokens"."""
         files, processes = self.files, context.processes
         if not files.images.is_dir():
             raise ValueError(f"no folder of images: {printable(files.images)}")
@@ -199,11 +194,7 @@ class Vqa(Task):
         records: Records,
         context: Context,
     ) -> tuple[Faults, list[int]]:
-        """Ask this process's share of what has no answer yet.
-
-        Returns:
-            Why questions got none, and how many tokens the image of each question has.
-        """
+        """Ask this process's share; returns why questions got no answer, and image tokens."""
         folder = self.files.images
         sizes, faults = _image_sizes(asked, folder, context)
         tokens = {place: model.image_tokens(*size) for place, size in sizes.items()}

@@ -51,13 +51,7 @@ class ChatOptions:
 
 
 class Chat:
-    """One talk: an image, what was said about it, and what to do with a line that is typed.
-
-    Args:
-        answerer: the model.
-        say: shows a piece of text to the user.
-        max_new_tokens: tokens after which an answer is cut off.
-    """
+    """One talk: an image, what was said about it, and what to do with a line that is typed."""
 
     def __init__(
         self, answerer: Answerer, say: Callable[[str], None], max_new_tokens: int = 512
@@ -69,11 +63,7 @@ class Chat:
         self._talk = self._empty
 
     def look_at(self, path: Path) -> str:
-        """Begin to talk about another image; returns a line about it.
-
-        Raises:
-            UnreadableImage: it cannot be read; the talk stays as it was.
-        """
+        """Begin to talk about another image, if it can be read; returns a line about it."""
         image = load_rgb(path)
         self._empty = self._talk = Query(text="", images=(image,))
         count = self._answerer.image_tokens(image.height, image.width)
@@ -81,13 +71,7 @@ class Chat:
         return f"{printable(path)}: {image.width} x {image.height} pixels{tokens}"
 
     def ask(self, text: str) -> None:
-        """Ask the next question, and show the answer as it is made.
-
-        An answer that is interrupted is kept as far as it came.
-
-        Raises:
-            ValueError: more `<image>` in the talk than there are images.
-        """
+        """Ask the next question, show the answer as it comes; if interrupted, keep what came."""
         query = Query(text=text, images=self._talk.images, history=self._talk.history)
         question, _ = query.turns()[-1]
         pieces: list[str] = []

@@ -51,11 +51,7 @@ def __getattr__(name: str) -> object:
 
 
 def check_transformers() -> None:
-    """Refuse a transformers whose processors cannot give every image its own number of tokens.
-
-    Raises:
-        ImportError: it is missing, or too old.
-    """
+    """Refuse a transformers whose processors cannot give every image its own number of tokens."""
     transformers = require("transformers", extra="llava")
     if not hasattr(transformers.ProcessorMixin, "replace_image_token"):
         raise ImportError(

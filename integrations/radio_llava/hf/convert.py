@@ -54,18 +54,12 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
     the tower was trained, else the released ones, as LLaVA's own code does.
 
     Args:
-        directory: what LLaVA's training wrote, complete (a LoRA merged): config.json, tokenizer,
-            and weights in safetensors or pytorch_model files. Its choices come along: the tower's
-            features and image size, `--image_aspect_ratio pad`, `--mm_use_im_start_end` (in the
-            chat template).
+        directory: what LLaVA's training wrote, complete (a LoRA merged).
         out: gets the model and its processor.
         dtype: of the new weights; None for that of the language model's.
 
     Raises:
-        FileNotFoundError: config.json or the weights are missing.
-        ValueError: no LLaVA, another tower than RADIO, a projector or a language model that
-            transformers' LLaVA does not have, or weights that do not fit the configuration; they
-            are listed. A tokenizer whose tokens would not be those that LLaVA's code makes.
+        ValueError: what transformers' LLaVA does not have, or weights that do not fit.
     """
     register()
     directory = Path(directory)

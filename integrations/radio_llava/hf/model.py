@@ -73,11 +73,7 @@ class RadioVisionConfig(PretrainedConfig):
 
     @classmethod
     def of(cls, radio: RadioModel, tower: TowerConfig) -> "RadioVisionConfig":
-        """The configuration of a tower made of `radio`.
-
-        Raises:
-            ValueError: the model does not have the layers or the adaptor that `tower` names.
-        """
+        """The configuration of a tower made of `radio`."""
         hidden_size = feature_dim(radio, tower)
         used = tuple(spec for spec in radio.config.adaptors if spec.name == tower.adaptor)
         return cls(
@@ -88,11 +84,7 @@ class RadioVisionConfig(PretrainedConfig):
         )
 
     def parts(self) -> tuple[RadioConfig, TowerConfig]:
-        """The fields `radio` and `tower` as dataclasses.
-
-        Raises:
-            ValueError: one is empty or malformed.
-        """
+        """The fields `radio` and `tower` as dataclasses."""
         if not self.radio or not self.tower:  # transformers makes such, to find out the defaults
             raise ValueError(
                 "this RadioVisionConfig describes no model: make it with "
@@ -141,11 +133,7 @@ class RadioVisionModel(PreTrainedModel):
 
     @classmethod
     def of(cls, radio: RadioModel, tower: TowerConfig) -> "RadioVisionModel":
-        """A tower with the weights of `radio`, copied.
-
-        Raises:
-            ValueError: the model does not have the layers or the adaptor that `tower` names.
-        """
+        """A tower with the weights of `radio`, copied."""
         model = cls(RadioVisionConfig.of(radio, tower))
         wanted = model.radio.state_dict()
         model.radio.load_state_dict({name: radio.state_dict()[name] for name in wanted})
@@ -183,23 +171,11 @@ class RadioVisionModel(PreTrainedModel):
         return_dict: bool | None = True,
         **_: Any,
     ) -> Any:
-        """The features of a batch of images.
+        """The features of images [B, 3, H, W], RGB in [0, 1].
 
-        Args:
-            pixel_values: [B, 3, H, W], RGB in [0, 1].
-            image_sizes: [B, 2], height and width in pixels of the part of each image (from the
-                top left) that is not padding, multiples of the model's step.
-            output_hidden_states: whether, or which, hidden states are wanted; there is but one.
-            return_dict: False for a tuple.
-            **_: what transformers hands to every submodule (attention options and so on).
-
-        Returns:
-            `BaseModelOutputWithPooling` with `last_hidden_state` [B, N, C]; with `image_sizes`
-            [1, sum of all N, C], image after image.
-
-        Raises:
-            ValueError: another hidden state than the last, sizes that do not fit the images, or
-                features that are too large for float16.
+        `image_sizes` [B, 2] are height and width in pixels of the part of each image (from the top
+        left) that is not padding. `last_hidden_state` is [B, N, C], with `image_sizes` [1, sum of
+        all N, C].
         """
         if not (output_hidden_states is None or isinstance(output_hidden_states, bool)):
             layers = output_hidden_states
@@ -217,7 +193,6 @@ class RadioVisionModel(PreTrainedModel):
 
 
 def _cropped(pixel_values: Tensor, image_sizes: Tensor | Sequence[Sequence[int]]) -> list[Tensor]:
-    """The images [3, h, w] out of the padded batch [B, 3, H, W]."""
     sizes: list[list[int]] = torch.as_tensor(image_sizes).tolist()
     height, width = pixel_values.shape[-2:]
     if len(sizes) != len(pixel_values):
@@ -231,9 +206,6 @@ def register() -> None:
     """Make RADIO's tower and processors known to transformers' Auto classes.
 
     Once in every process that loads such a model through them; more often does no harm.
-
-    Raises:
-        ImportError: transformers is too old for images of different sizes.
     """
     check_transformers()
     AutoConfig.register(RadioVisionConfig.model_type, RadioVisionConfig, exist_ok=True)
@@ -257,20 +229,10 @@ def build_llava(
 ) -> LlavaForConditionalGeneration:
     """A LLaVA with a fresh projector between a RADIO model and a language model.
 
-    Args:
-        radio: its weights are copied.
-        tower: which features, and what images the processor will make.
-        language_model: a causal language model, e.g. `LlamaForCausalLM`; it is taken over, not
-            copied, and its embeddings grow when the tokenizer has more tokens.
-        tokenizer: gets the token "<image>" if it does not have it.
-
-    Returns:
-        The model, in eval mode, in the language model's dtype and on its device. The tower's
-        weights take gradients until `requires_grad_(False)`, except those that the chosen features
-        do not depend on.
-
-    Raises:
-        ValueError: the model does not have the layers or the adaptor that `tower` names.
+    RADIO's weights are copied; the causal language model is taken over, and its embeddings grow
+    when the tokenizer, which gets the token "<image>", has more tokens. The model is in eval mode,
+    in the language model's dtype and on its device; the weights that the chosen features depend on
+    take gradients.
     """
     register()
     token_id = image_token_id(tokenizer)
@@ -319,14 +281,7 @@ def build_processor(
     chat_template: str | None = None,
     space_after_image: bool = False,
 ) -> RadioLlavaProcessor:
-    """The processor that fits a tower.
-
-    Args:
-        vision: the model's `vision_config`.
-        tokenizer: gets the token "<image>" if it does not have it.
-        chat_template: Jinja template of the conversation.
-        space_after_image: see `RadioLlavaProcessor`.
-    """
+    """The processor that fits a tower's `vision_config`; the tokenizer gets the token "<image>"."""
     register()
     image_token_id(tokenizer)
     radio, tower = vision.parts()
@@ -348,14 +303,10 @@ def build_processor(
 def load_llava(
     directory: str | Path, **options: Any
 ) -> tuple[LlavaForConditionalGeneration, RadioLlavaProcessor]:
-    """A saved model and its processor.
+    """A saved model and its processor, of a directory or hub id.
 
-    All weights take gradients. To train the tower in several processes, call the `freeze_unused`
-    of `model.model.vision_tower` first.
-
-    Args:
-        directory: has what `save_pretrained` of both wrote; or a hub id.
-        **options: go to the model's `from_pretrained` (dtype, device_map, ...).
+    All weights take gradients. To train the tower in several processes, call the `freeze_unused` of
+    `model.model.vision_tower` first. `options` go to the model's `from_pretrained`.
     """
     register()
     model = LlavaForConditionalGeneration.from_pretrained(str(directory), **options)

@@ -44,11 +44,7 @@ MARKED_IMAGE = "<im_start><image><im_end>"
 
 
 def llava_v1(image: str = IMAGE) -> str:
-    """The template that makes of messages what LLaVA's conversation "v1" (Vicuna) makes of them.
-
-    Args:
-        image: what stands for an image: "<image>", or `MARKED_IMAGE`.
-    """
+    """The template that makes of messages what LLaVA's conversation "v1" (Vicuna) makes of them."""
     return _V1.replace("IMAGE", image)
 
 
@@ -99,18 +95,10 @@ class RadioLlavaImageProcessor(BaseImageProcessor):
         aspect: Aspect | None = None,
         **_: Any,
     ) -> BatchFeature:
-        """Prepare images of any sizes.
+        """Prepare PIL images, arrays, tensors, paths or URLs; one, a list, or a list of lists.
 
-        Args:
-            images: PIL images, arrays or tensors, paths or URLs; one, a list, or a list of lists.
-            return_tensors: kind of the result, "pt" or "np"; None for torch.
-            resolution: another one than the processor's own.
-            aspect: another one than the processor's own.
-            **_: options of other image processors, which have no meaning here.
-
-        Returns:
-            pixel_values, float32 [B, 3, H, W] in [0, 1], black beyond each image; and image_sizes,
-            int64 [B, 2], the height and width of each in pixels, multiples of `step`.
+        Returns pixel_values, float32 [B, 3, H, W] in [0, 1], black beyond each image; and
+        image_sizes, int64 [B, 2], the height and width of each in pixels, multiples of `step`.
         """
         red, green, blue = self.mean
         size, shape = resolution or self.resolution, aspect or self.aspect
@@ -182,11 +170,7 @@ class RadioLlavaProcessor(LlavaProcessor):
     def validate_inputs(
         self, images: Any = None, text: Any = None, *others: Any, **more: Any
     ) -> None:
-        """Refuse texts whose `<image>` are not as many as the images.
-
-        Raises:
-            ValueError: also for whatever `LlavaProcessor` refuses.
-        """
+        """Refuse texts whose `<image>` are not as many as the images."""
         marks = sum(part.count(self.image_token) for part in text or () if isinstance(part, str))
         flat: Any = [] if images is None else make_flat_list_of_images(images)
         given = len(flat)
@@ -235,10 +219,9 @@ def image_token_id(tokenizer: Any) -> int:
 
 
 def grown(rows: Tensor, size: int) -> Tensor:
-    """A matrix of one row per token [V, D] with further rows, up to `size`.
+    """A matrix of one row per token [V, D], grown to `size` rows.
 
-    Every new row is the mean of the old ones: its logit is the mean of their logits, so a new
-    token is never the likeliest before it is trained.
+    A new row is the mean of the old ones: its token is never the likeliest before it is trained.
     """
     if size <= len(rows):
         return rows
@@ -254,17 +237,8 @@ def space_before(text: str) -> str:
 def needs_space_after_image(tokenizer: Any, image: str = IMAGE) -> bool:
     """Whether `space_before` the text after an image gives the tokens that LLaVA's code makes.
 
-    That code tokenises the text after an image by itself.
-
-    Args:
-        tokenizer: knows "<image>".
-        image: what stands for an image in a prompt, see `llava_v1`.
-
-    Returns:
-        False where the text as it is gives those tokens.
-
-    Raises:
-        ValueError: neither does.
+    That code tokenises the text by itself; False where the text as it is gives those tokens too,
+    ValueError where neither does.
     """
     mark = image.partition(IMAGE)[2]
     texts = [mark + text for text in ("\nAnswer", " Answer", "Answer")]
