@@ -102,12 +102,7 @@ def build_chat(
 
 
 class Talk:
-    """Answers questions on pictures; keeps nothing between them.
-
-    Args:
-        model: see `build_chat`.
-        device: see `build_chat`.
-    """
+    """Answers questions on pictures, as `build_chat` describes; keeps nothing between them."""
 
     def __init__(
         self, model: Answerer | str | Path | None, device: "str | torch.device" = "cpu"
@@ -133,11 +128,7 @@ class Talk:
     def ask(
         self, picture: Image.Image | None, question: str, said: list[Message]
     ) -> Iterator[tuple[list[Message], str, str]]:
-        """Yield, as the answer grows, the conversation, an empty question and the token count.
-
-        Raises:
-            ValueError: no question, a conversation that is too long, or what the model refuses.
-        """
+        """Yield, as the answer grows, the conversation, an empty question and the token count."""
         question = question.replace(IMAGE, "").strip()
         if not question:
             raise ValueError("Type a question first.")

@@ -29,12 +29,8 @@ _LARGER = 3
 
 
 def picture_input(chosen: int = 0, **options: Any) -> Any:
-    """A `gr.Image` for the visitor's picture, with the examples below it.
-
-    Args:
-        chosen: the example that is there at first.
-        options: whatever `gr.Image` takes besides.
-    """
+    """A `gr.Image` for the visitor's picture, with the examples below it; `chosen` is there at
+    first."""
     examples = example_pictures()
     picture = gr.Image(
         examples[chosen],

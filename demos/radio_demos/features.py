@@ -171,11 +171,7 @@ def _show(
 
 
 def read_point(text: str, picture: Image.Image) -> tuple[float, float] | None:
-    """The place "x,y" in pixels as shares of the picture's width and height; None for no text.
-
-    Raises:
-        ValueError: another form, or a place outside of the picture.
-    """
+    """The place "x,y" in pixels as shares of the picture's width and height; None for no text."""
     if not text.strip():
         return None
     found = _POINT.fullmatch(text)
@@ -213,17 +209,11 @@ class SideRange(NamedTuple):
 
 
 class FeatureMaps:
-    """A student and its teachers, asked for maps of pictures.
+    """A student and its teachers (names, each loaded when first wanted), asked for maps of
+    pictures.
 
-    Args:
-        radio: the student.
-        teachers: names for `load_teacher`; each is loaded when it is first wanted.
-
-    Attributes:
-        only_size: (height, width) in pixels to which every image is stretched, for a student that
-            takes no others; None for one that sees images in their own shape.
-        teachers: their names.
-        sides: what the student takes as its longest side.
+    `only_size` is the (height, width) in pixels to which every image is stretched, for a student
+    that takes no others; `sides` is what it takes as its longest side.
     """
 
     def __init__(self, radio: Student, teachers: Sequence[str] = ()) -> None:
@@ -255,11 +245,7 @@ class FeatureMaps:
         return self.radio.nearest_supported_resolution(*size)
 
     def at(self, image: Image.Image, side: int, teachers: bool = False) -> list[FeatureMap]:
-        """All maps of an image whose longest side becomes `side` pixels, see `size`.
-
-        Raises:
-            ValueError: a side beyond what the student is meant for.
-        """
+        """All maps of an image whose longest side becomes `side` pixels, see `size`."""
         least, most, _, _ = self.sides
         if not least <= side <= most:
             raise ValueError(f"resolution {side} is outside of {least} to {most} pixels")
@@ -292,12 +278,8 @@ class FeatureMaps:
         """One projection for each space, the same for all resolutions of this image.
 
         They are fitted at the student's preferred resolution, to a head together with the teacher
-        that it imitates, and turned so that all resemble the student's.
-
-        Args:
-            image: what is shown.
-            masked: fit them to the foreground alone.
-            teachers: the teachers' maps will be shown too.
+        that it imitates, and turned so that all resemble the student's; to the foreground alone if
+        `masked`.
         """
         key = (fingerprint(image), masked, teachers)
         return self._bases.get(key, lambda: self._fit(image, masked, teachers))

@@ -28,10 +28,9 @@ def open_demo_model(
     """Whatever a user calls a RADIO model, ready to be used.
 
     Args:
-        model: one that is open already, and stays where it is; a file that `radio export` wrote
-            (.onnx, .engine, .pt2), whole or `--for sam=SAM`; or whatever `radio_core.open_model`
-            takes. Engines of TensorRT and packages of torch.export are programs: open only those
-            that you trust.
+        model: one that is open already, and stays where it is; a file that `radio export` wrote,
+            whole or `--for sam=SAM`; or whatever `radio_core.open_model` takes. Engines of TensorRT
+            and packages of torch.export are programs: open only those that you trust.
         device: where it goes.
 
     Raises:
@@ -57,11 +56,7 @@ def open_demo_model(
 
 
 def open_student(model: Model | VisionModel | str | Path) -> Student:
-    """`open_demo_model` for a tab that needs a whole model.
-
-    Raises:
-        CannotServe: the file holds SAM's image encoder alone.
-    """
+    """`open_demo_model` for a tab that needs a whole model."""
     opened = open_demo_model(model)
     if isinstance(opened, ExportedImageEncoder):
         raise CannotServe(

@@ -97,19 +97,12 @@ def _message(error: Exception) -> gr.Error:
 
 
 def read_upload(sent: Any) -> Image.Image | None:
-    """The picture that a visitor sent, decoded by the toolkit's own careful reader.
+    """The picture (8-bit RGB, upright) that a visitor sent, decoded by the toolkit's careful
+    reader.
 
-    Args:
-        sent: what gradio passes on where it does not decode: a dict with the "path" of a file; or
-            None. Gradio checks that it is an upload only where the request says that it is a file,
-            so that is checked here.
-
-    Returns:
-        8-bit RGB, upright.
-
-    Raises:
-        gr.Error: the file is no upload, no image, is broken or has too many pixels; the message
-            says what can be used.
+    `sent` is what gradio passes on where it does not decode: a dict with the "path" of a file, or
+    None. Gradio checks that it is an upload only where the request says that it is a file, so that
+    is checked here. `gr.Error` says what can be used.
     """
     if sent is None:
         return None
@@ -137,11 +130,7 @@ def fingerprint(image: Image.Image) -> str:
 
 
 class Recent(Generic[T]):
-    """The last results of something slow, by what they were made of.
-
-    Args:
-        most: results that are kept.
-    """
+    """The last `most` results of something slow, by what they were made of."""
 
     def __init__(self, most: int) -> None:
         self._most = most

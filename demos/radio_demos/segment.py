@@ -171,27 +171,14 @@ def added(prompts: str, line: str) -> str:
 
 
 def read_lines(text: str) -> list[ObjectPrompt]:
-    """The objects that lines of numbers ask for: four are a box, others a point.
-
-    Raises:
-        ValueError: a line that is neither, or background points alone.
-    """
+    """The objects that lines of numbers ask for: four are a box, others a point."""
     lines = text.split()
     boxes = [line for line in lines if line.count(",") == 3]
     return read_prompts(boxes, [line for line in lines if line.count(",") != 3])
 
 
 class Finder:
-    """Masks and heat maps of pictures; every model is loaded when it is first needed.
-
-    Args:
-        radio: the model, or an exported file with SAM's image encoder alone.
-        sam: see `radio_sam.load_radio_sam`.
-        text_tower: see `radio_clip.load_radio_clip`.
-
-    Attributes:
-        knows_words: it finds words; a file with an image encoder alone has no text side.
-    """
+    """Masks and heat maps of pictures; every model is loaded when it is first needed."""
 
     def __init__(
         self, radio: RadioModel | ExportedImageEncoder, sam: str, text_tower: str | None
@@ -217,11 +204,7 @@ class Finder:
         self._encoded: Recent[EncodedImage] = Recent(most=16)
 
     def segment(self, picture: Image.Image | None, prompts: str, beside: bool) -> Shown:
-        """The masks of what the lines of `prompts` show, drawn over the picture.
-
-        Raises:
-            ValueError: lines that are no prompts, or lie outside of the picture.
-        """
+        """The masks of what the lines of `prompts` show, drawn over the picture."""
         if picture is None:
             return None, _unseen(), _UPLOAD
         if not prompts.strip():

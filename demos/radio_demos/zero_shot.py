@@ -95,12 +95,7 @@ def build_zero_shot(
 
 
 class Classifier:
-    """Labels as the classes of pictures.
-
-    Args:
-        radio: the model.
-        text_tower: see `radio_clip.load_radio_clip`.
-    """
+    """Labels as the classes of pictures."""
 
     def __init__(self, radio: Student, text_tower: str | None) -> None:
         self._clip = cache(lambda: load_radio_clip(radio, text_tower=text_tower))
@@ -109,11 +104,7 @@ class Classifier:
     def compare(
         self, picture: Image.Image | None, labels: str, templates: str
     ) -> dict[str, float] | None:
-        """The probability of each label; for a teacher with a bias (SigLIP) each for itself.
-
-        Raises:
-            ValueError: no labels, too many, or templates without exactly one "{}".
-        """
+        """The probability of each label; for a teacher with a bias (SigLIP) each for itself."""
         if picture is None:
             return None
         names, sentences = read_labels(labels), read_templates(templates)
@@ -142,11 +133,7 @@ class Classifier:
 
 
 def read_labels(text: str) -> tuple[str, ...]:
-    """The different labels of a text, in order.
-
-    Raises:
-        ValueError: none, or too many.
-    """
+    """The different labels of a text, in order."""
     parts = (" ".join(part.split()) for part in text.replace("\n", ",").split(","))
     names = tuple(dict.fromkeys(filter(None, parts)))
     if not names:
@@ -157,11 +144,7 @@ def read_labels(text: str) -> tuple[str, ...]:
 
 
 def read_templates(text: str) -> tuple[str, ...]:
-    """The sentences of a text, one a line.
-
-    Raises:
-        ValueError: none, too many, or one without exactly one "{}".
-    """
+    """The sentences of a text, one a line."""
     lines = tuple(filter(None, (line.strip() for line in text.splitlines())))
     if len(lines) > MOST_TEMPLATES:
         raise ValueError(f"{len(lines)} templates are too many: take at most {MOST_TEMPLATES}")

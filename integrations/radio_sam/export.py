@@ -21,8 +21,6 @@ OUTPUT = "image_embeddings"
 
 
 class _Embeddings(nn.Module):
-    """The encoder as exports want it: a tuple of float32 tensors."""
-
     def __init__(self, encoder: RadioImageEncoder) -> None:
         super().__init__()
         self.encoder = encoder
@@ -42,10 +40,6 @@ def sam_exportable(
         name: of the model, for people.
         source: whose neck it is, as `load_radio_sam` takes it; "toy-sam" if empty.
         size: (height, width) of the padded input in pixels; None for SAM's own.
-
-    Raises:
-        ValueError: whatever `load_radio_sam` refuses.
-        ImportError: the extra "sam" is missing.
     """
     sam = load_radio_sam(model, source or TOY_SAM, PURPOSE, image_size=size)
     encoder = sam.image_encoder
@@ -69,16 +63,7 @@ def sam_exportable(
 
 
 class ExportedImageEncoder(nn.Module):
-    """An exported encoder in the place of SAM's.
-
-    Args:
-        engine: what runs the file.
-
-    Attributes:
-        image_size: (height, width) of the input in pixels.
-        grid_size: (rows, columns) of the embeddings.
-        img_size: the longer side of `image_size`, under the name that SAM's predictor reads.
-    """
+    """An exported encoder in the place of SAM's; `img_size` is the longer side of `image_size`."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -99,11 +84,7 @@ class ExportedImageEncoder(nn.Module):
         return self.engine.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, *image_size] from `Sam.preprocess` to embeddings [B, D, *grid_size].
-
-        Raises:
-            ValueError: images of another size.
-        """
+        """Images [B, 3, *image_size] from `Sam.preprocess` to embeddings [B, D, *grid_size]."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
                 f"images are {tuple(images.shape[-2:])} pixels, but this encoder takes "
@@ -113,12 +94,7 @@ class ExportedImageEncoder(nn.Module):
 
 
 def exported_sam(encoder: ExportedImageEncoder, sam: str = TOY_SAM) -> "Sam":
-    """A Segment Anything model around an exported image encoder, on the encoder's device.
-
-    Args:
-        encoder: of a file that `radio export ... --for sam=SAM` wrote.
-        sam: that SAM, as `load_radio_sam` takes it; it gives prompt encoder and mask decoder.
-    """
+    """The Segment Anything `sam` (see `load_radio_sam`) around an exported encoder, on its device."""
     rows, cols = encoder.grid_size
     given = load_radio_sam(ORIGINAL, sam, device=encoder.device)
     return with_encoder(given, encoder, encoder.image_size, (rows, cols))

@@ -46,12 +46,7 @@ _CPU_ATTENTION = {
 
 
 def check_engine(case: Case, device: torch.device) -> None:
-    """Refuse an engine that cannot run here, before anything slow.
-
-    Raises:
-        ValueError: TensorRT without a GPU.
-        ImportError: the package of the engine is missing.
-    """
+    """Refuse an engine that cannot run here, before anything slow."""
     if case.engine == "tensorrt":
         if device.type != "cuda":
             raise ValueError("TensorRT needs a GPU: use --device cuda, or another engine")
@@ -63,11 +58,8 @@ def check_engine(case: Case, device: torch.device) -> None:
 class Workbench:
     """Opens the models of cases, each once, and makes of every case a call to be timed.
 
-    Args:
-        device: where they run.
-        folder: for exported files, several GB for large models.
-        deploy: fuse what only training needs (`RadioModel.switch_to_deploy`); what is exported
-            always is.
+    `folder` is for exported files, several GB for large models; what is exported is always
+    deployed.
     """
 
     def __init__(self, device: torch.device, folder: Path, deploy: bool = False) -> None:
@@ -77,11 +69,8 @@ class Workbench:
         self._made: dict[Hashable, Any] = {}
 
     def open(self, case: Case) -> Exportable | ExportedModel:
-        """The model of a case.
-
-        Raises:
-            ValueError: an unknown model, or a size or windows that it does not take.
-        """
+        """The model of a case; ValueError for an unknown one, or a size or windows it does not
+        take."""
         opened: Exportable | ExportedModel
         if case.model.endswith(SUFFIXES):
             threads = torch.get_num_threads()
@@ -102,11 +91,7 @@ class Workbench:
         return sum(parameter.numel() for parameter in opened.module.parameters())
 
     def activity(self, case: Case) -> Activity:
-        """One call of the case's model on random images.
-
-        Raises:
-            ValueError: the model cannot be opened, exported or compiled for the case.
-        """
+        """One call of the case's model on random images."""
         images = self._images(case)
         opened = self.open(case)
         if isinstance(opened, ExportedModel):

@@ -17,18 +17,8 @@ _LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 class BareViT:
-    """The weights of a ViT for images of one size, sharing their memory with the model.
-
-    Args:
-        model: in eval mode, with a plain ViT: one matrix per patch, an MLP, and neither
-            LayerScale nor a final norm.
-        batch: images of a batch.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-
-    Raises:
-        ValueError: another kind of backbone.
-    """
+    """The weights of a plain ViT (`has_bare_version`) for images of one size, shared with the
+    model."""
 
     def __init__(self, model: RadioModel, batch: int, height: int, width: int) -> None:
         if not has_bare_version(model):
@@ -56,13 +46,9 @@ class BareViT:
         ]
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Everything that the model computes with global attention.
+        """All that the model computes with global attention, of images [B, 3, H, W] in [0, 1].
 
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            The tokens after the last block, [B, P + h*w, C].
+        Returns the tokens after the last block, [B, P + h*w, C].
         """
         normalised = ((images - self._mean) / self._std).to(self._patch.dtype)
         patches = F.linear(self._cut(normalised), self._patch) + self._positions
@@ -76,14 +62,11 @@ class BareViT:
         return x
 
     def products(self, images: Tensor, tokens: Tensor) -> None:
-        """The matrix products and the attention alone, on inputs of the right shapes.
+        """The matrix products and the attention alone, on normalised images and about normal
+        tokens.
 
         Without the LayerNorms a block cannot take the last one's output: values would overflow or
-        die out. So every block starts from the same tokens.
-
-        Args:
-            images: [B, 3, H, W], already normalised.
-            tokens: [B, P + h*w, C], about normally distributed.
+        die out. So every block starts from the same tokens [B, P + h*w, C].
         """
         F.linear(self._cut(images), self._patch)
         for _, qkv, proj, _, fc1, fc2 in self._blocks:

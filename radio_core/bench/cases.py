@@ -48,17 +48,10 @@ _RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 class Case:
     """One thing to measure.
 
-    Attributes:
-        model: whatever `radio_core.open_model` takes, or the image encoder of a Segment Anything
-            (`radio_core.bench.sam.RANDOM_SAM`).
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        window_size: side of the attention windows in patches; None for global attention, or an
-            E-RADIO's own windows.
-        num_windowed: windowed layers between two global ones; None for the model's own schedule.
-        batch_size: images a call.
-        engine: how the model is run.
-        dtype: in which it computes; of a RADIO model the backbone.
+    `model` is whatever `radio_core.open_model` takes, or the image encoder of a Segment Anything
+    (`radio_core.bench.sam.RANDOM_SAM`). `window_size` in patches: None for global attention, or an
+    E-RADIO's own; `num_windowed` layers between two global ones: None for the model's own schedule.
+    `dtype` is that in which it computes; of a RADIO model the backbone.
     """
 
     model: str
@@ -104,19 +97,9 @@ def parse_cases(
 ) -> list[Case]:
     """Every model at every resolution, batch size and precision, on every engine.
 
-    Args:
-        models: MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]], where RESOLUTION is SIDE or
-            HEIGHTxWIDTH in pixels, and NUM_WINDOWED layers are windowed between two global ones;
-            what is given here wins over the other arguments, "+w0" is global attention.
-        resolutions: for models without their own.
-        batch_sizes: images a call.
-        window_size: for models without their own; None for global attention.
-        engines: how they are run; an exported file has its own.
-        dtypes: in which they compute; an exported file has its own.
-
-    Raises:
-        ValueError: an unknown random model, a resolution that is none, or an engine that does not
-            run the precision.
+    What a model names itself (MODEL[@RESOLUTION][+wWINDOW[/NUM_WINDOWED]], RESOLUTION as SIDE or
+    HEIGHTxWIDTH in pixels) wins over the other arguments; "+w0" is global attention. An exported
+    file has an engine and a precision of its own.
     """
     default_sizes = []
     for text in resolutions:

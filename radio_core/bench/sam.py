@@ -40,15 +40,8 @@ _NECK_WIDTH = 1280  # of the features that imitate those of SAM ViT-H before its
 class SamEncoder(Teacher):
     """Images of one size, already normalised, to embeddings [B, 256, R / 16, R / 16].
 
-    RADIO has its adaptor for SAM ViT-H and that model's neck, as it runs in SAM.
-
-    Args:
-        name: of `SAM_SHAPES` or `RADIO_SHAPES`.
-        resolution: side in pixels of the square image; a multiple of 16 (and of the windows).
-        window_size: side in patches of RADIO's attention windows; None for global attention.
-
-    Raises:
-        ValueError: windows for an encoder that has its own.
+    RADIO has its adaptor for SAM ViT-H and that model's neck, as it runs in SAM. The side R is a
+    multiple of 16 (and of the windows); `window_size` in patches is for RADIO alone.
     """
 
     def __init__(self, name: str, resolution: int, window_size: int | None = None) -> None:

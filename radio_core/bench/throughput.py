@@ -33,17 +33,11 @@ _SHAPES = 64
 class Throughput:
     """How fast one case was.
 
-    Attributes:
-        case: what was measured.
-        timing: seconds of a call.
-        flops: floating point operations of a call, as torch counts them; None where that is not
-            known.
-        parameters: of the model; None for a file.
-        ratios: baseline -> median of the case / median of the baseline. Baselines are "eager",
-            "bare" and "products" (the same case with that engine), the name of another case, and
-            "earlier".
-        peak_share: operations a second as a share of those of one large matrix product in the same
-            precision; None where that was not measured.
+    `flops` of a call as torch counts them, None where unknown; `parameters` None for a file.
+    `ratios`: baseline -> median of the case / median of the baseline, where baselines are
+    "eager", "bare" and "products" (the same case with that engine), the name of another case,
+    and "earlier". `peak_share`: operations a second / those of one large matrix product in the
+    same precision.
     """
 
     case: Case
@@ -83,25 +77,11 @@ def measure(
     peak: bool = False,
     progress: Progress = silent,
 ) -> list[Throughput]:
-    """Time the cases in turns, after two turns for warming up.
+    """Time the cases in turns, after two turns for warming up; the models stay in memory together.
 
-    Args:
-        cases: what to measure; the models stay in memory together.
-        repeats: measured turns, at least 2.
-        device: where to run.
-        deploy: fuse what only training needs (`RadioModel.switch_to_deploy`); what is exported
-            always is.
-        bare: also measure the engines "products" and "bare" of each ViT with global attention.
-        peak: also measure one large matrix product in each precision, and count operations.
-        progress: listener.
-
-    Returns:
-        The cases, and where asked for their bare versions and the products; see `compare`.
-
-    Raises:
-        ValueError: an unknown model, a size or windows that it does not take, or an engine that
-            does not run it.
-        ImportError: the package of a model or of an engine is missing.
+    `deploy` fuses what only training needs (what is exported always is); `bare` also measures the
+    engines "products" and "bare" of each ViT with global attention; `peak` also one large matrix
+    product in each precision, and counts operations. See `compare` for the results.
     """
     for case in cases:
         check_engine(case, device)
@@ -135,16 +115,10 @@ def compare(
     baseline: str = "",
     earlier: Mapping[Case, float] | None = None,
 ) -> list[Throughput]:
-    """What was measured, with its ratios to whatever it can be compared with.
+    """What `measure` returned, with its ratios to whatever it can be compared with.
 
-    Args:
-        rows: as `measure` returns them.
-        baseline: name of the case that the others, at the same batch size and precision, are
-            compared with.
-        earlier: medians in seconds of an earlier run.
-
-    Raises:
-        ValueError: no case has the name of the baseline.
+    `baseline` names the case that the others, at the same batch size and precision, are compared
+    with; `earlier` has medians in seconds of an earlier run.
     """
     if baseline:
         check_baseline(baseline, [row.case for row in rows])
@@ -180,11 +154,7 @@ def check_baseline(baseline: str, cases: Iterable[Case]) -> None:
 
 
 def read_medians(path: Path) -> dict[Case, float]:
-    """The medians, in seconds, in a file that `radio bench throughput --json` wrote.
-
-    Raises:
-        ValueError: another kind of file.
-    """
+    """The medians, in seconds, in a file that `radio bench throughput --json` wrote."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         names = [column.name for column in fields(Case)]

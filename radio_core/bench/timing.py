@@ -58,16 +58,8 @@ def time_in_turns(
 ) -> dict[Name, Timing]:
     """Run each activity once a turn, so that a slower moment of the machine hits all alike.
 
-    Args:
-        activities: name -> what to time; what it returns is released after the clock stopped.
-        repeats: measured turns, at least 2.
-        warmup: turns before them that do not count.
-        device: where the activities run; a GPU is waited for.
-        clock: the present time in seconds.
-        progress: listener, told between the turns.
-
-    Returns:
-        Name -> its `repeats` times.
+    After `warmup` turns, `repeats` (at least 2) count. A GPU named as `device` is waited for; what
+    an activity returns is released after the clock stopped.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2 to have a spread, not {repeats}")

@@ -24,13 +24,8 @@ Precision = Literal["float32", "float16", "bfloat16"]
 class AdaptorCard:
     """One adaptor of an exported model.
 
-    Attributes:
-        name: of the adaptor.
-        feature_dim: width of its features.
-        summary_dim: width of its summary; None where it has none.
-        upsample: its feature map is this many times finer than the backbone's.
-        text_tower: the text encoder that goes with its summary, as
-            `radio_core.teachers.text.load_text_tower` takes it; or None.
+    Its feature map is `upsample` times finer than the backbone's; `text_tower` is as
+    `radio_core.teachers.text.load_text_tower` takes it.
     """
 
     name: str
@@ -59,8 +54,6 @@ class ExportCard:
         window_size: side in patches of the attention windows; None for global attention.
         max_resolution: longest image side in pixels that the model is meant for; None if unknown.
         preferred_resolution: (height, width) in pixels; None if unknown.
-        adaptors: those in the file.
-        licence: licence of the weights.
     """
 
     name: str
@@ -106,13 +99,7 @@ class ExportCard:
 
 
 class Engine(Protocol):
-    """What runs an exported file.
-
-    Attributes:
-        card: what the file says about itself.
-        device: where it computes.
-        files: all that it was read from.
-    """
+    """What runs an exported file: `card` describes it, `files` are all that it was read from."""
 
     card: ExportCard
     device: torch.device
@@ -124,15 +111,7 @@ class Engine(Protocol):
 
 
 def read_card(text: str | bytes | None, where: str) -> ExportCard:
-    """The card that `ExportCard.to_json` wrote.
-
-    Args:
-        text: the JSON; None where the file has none.
-        where: the file, for the message of an error.
-
-    Raises:
-        ValueError: no card, or a malformed one.
-    """
+    """The card that `ExportCard.to_json` wrote; ValueError, naming `where`, for none or a bad one."""
     if text is None:
         raise ValueError(f"{where} was not written by `radio export`: it says nothing about itself")
     try:

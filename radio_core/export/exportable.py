@@ -22,9 +22,7 @@ from radio_core.vision import Resolution, VisionModel
 class Exportable:
     """A network in eval mode, ready to be exported.
 
-    Attributes:
-        module: images [B, 3, H, W] float32 -> one float32 tensor for each of `card.outputs`.
-        card: its contract.
+    `module` maps images [B, 3, H, W] float32 to one float32 tensor for each of `card.outputs`.
     """
 
     module: nn.Module
@@ -57,10 +55,10 @@ def radio_exportable(
     size: tuple[int, int] | None = None,
     feature_fmt: FeatureFormat = "NCHW",
 ) -> Exportable:
-    """A whole RADIO model, for images of any size where it takes any.
+    """A whole float32 RADIO model; its own `window_size` decides about windows.
 
     Args:
-        model: in float32; its `window_size` decides about windows.
+        model: the model.
         name: for people; the configured one if empty.
         adaptors: names of the adaptors that the file shall have.
         size: (height, width) in pixels of the only images that the file shall take; None for
@@ -107,15 +105,8 @@ def radio_exportable(
 
 
 def vision_exportable(model: VisionModel, size: tuple[int, int] | None = None) -> Exportable:
-    """Any other model, for images of one size.
-
-    Args:
-        model: a torch module, in float32 on the CPU.
-        size: (height, width) in pixels of the images; its own square by default.
-
-    Raises:
-        ValueError: a size that it does not take, or no torch module (an exported file).
-    """
+    """Any other model, a torch module, for images of one (height, width); of its own square by
+    default."""
     spec = model.spec
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec.name} is no torch module: nothing can be exported of it")
@@ -135,8 +126,6 @@ def vision_exportable(model: VisionModel, size: tuple[int, int] | None = None) -
 
 
 class _RadioOutputs(nn.Module):
-    """All that a model computes as one tuple: the backbone's output, then each adaptor's."""
-
     def __init__(
         self, model: RadioModel, adaptors: Sequence[str], feature_fmt: FeatureFormat
     ) -> None:
@@ -152,8 +141,6 @@ class _RadioOutputs(nn.Module):
 
 
 class _VisionOutputs(nn.Module):
-    """A model at one size, fed in its own precision."""
-
     def __init__(self, model: nn.Module, size: Resolution) -> None:
         super().__init__()
         self.model = model

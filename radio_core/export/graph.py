@@ -19,13 +19,10 @@ _CUBIC = -0.5  # of the kernel that torch (as Pillow) uses with antialiasing
 
 
 def trace(exportable: Exportable) -> ExportedProgram:
-    """The graph of a network, in which batch size, height and width vary as its card allows.
+    """The graph of a prepared network, in which batch size, height and width vary as its card
+    allows.
 
-    Args:
-        exportable: as `Exportable.prepared` returns it.
-
-    Raises:
-        ValueError: the network decides by its sizes what it does, so that no graph has it all.
+    ValueError if the network decides by its sizes what it does, so that no graph has it all.
     """
     card, module = exportable.card, exportable.module
     shapes: dict[int, Any] = {0: Dim("batch", min=1)}
@@ -94,14 +91,13 @@ def _drop_slices(program: ExportedProgram) -> None:
 class ExportableResize(TorchFunctionMode):
     """While active, `F.interpolate` avoids what other runtimes cannot do; the results stay.
 
-    Runtimes disagree about nearest neighbours for sizes that are only known when the graph runs,
-    and TensorRT has no antialiasing.
+    They disagree about nearest neighbours for sizes that are only known when the graph runs, and
+    TensorRT has no antialiasing.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace the calls in question, and pass on all others."""
         kwargs = kwargs or {}
         if func is F.interpolate:
             return _interpolate(*args, **kwargs)

@@ -78,12 +78,7 @@ def export_onnx(
 
 
 def check_packages(opset: int = DEFAULT_OPSET) -> None:
-    """Refuse at once what no graph can be written with.
-
-    Raises:
-        ValueError: an opset that is too old or not known.
-        ImportError: the extra "export" is missing.
-    """
+    """Refuse, by ImportError or ValueError, missing packages and opsets that cannot be written."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, extra=EXTRA)
     newest = min(NEWEST_OPSET, require("onnx.defs", extra=EXTRA).onnx_opset_version())
@@ -127,7 +122,6 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says about itself, and about the conversion to the opset."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -142,11 +136,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _label(model: Any, card: ExportCard) -> None:
-    """Put the card into an `onnx_ir.Model`, and name its sizes after what they are.
-
-    What torch notes about each node (source lines and the paths of their files) is removed. Sizes
-    are batch, height and width at the input, and made of these elsewhere.
-    """
+    """Put the card into an `onnx_ir.Model`, name its sizes after what they are, and remove what
+    torch notes about each node (source lines and the paths of their files)."""
     model.producer_name, model.producer_version = "radio-toolkit", card.toolkit
     graph = model.graph
     values = [*graph.inputs, *graph.initializers.values()]
@@ -176,11 +167,8 @@ def _label(model: Any, card: ExportCard) -> None:
 def read_onnx_card(path: Path) -> ExportCard:
     """The card of an ONNX file, after checks that make it safe to give it to onnxruntime.
 
-    Raises:
-        ValueError: not an ONNX file of ours, weights outside of its folder, or operators that
-            only a library of somebody else's has.
-        OSError: the file cannot be read.
-        ImportError: the extra "export" is missing.
+    ValueError for a file that is not ours, weights outside of its folder, or operators that only a
+    library of somebody else's has.
     """
     onnx = require("onnx", extra=EXTRA)
     decode_error = require("google.protobuf.message", extra=EXTRA).DecodeError
@@ -226,18 +214,9 @@ class OnnxRuntimeEngine:
     """A session of onnxruntime. No library of foreign operators is ever loaded.
 
     Args:
-        path: the ONNX file.
+        path: the ONNX file; a side file with its weights may belong to it.
         device: "cpu", or "cuda" with the package onnxruntime-gpu.
         threads: of a CPU; None for onnxruntime's own choice.
-
-    Attributes:
-        card: what the file says about itself.
-        device: where it computes.
-        files: the file, and the one with its weights where they did not fit.
-
-    Raises:
-        ValueError: a file that is not ours or damaged, or no such device.
-        ImportError: the extra "export" is missing.
     """
 
     def __init__(

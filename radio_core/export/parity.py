@@ -29,13 +29,8 @@ class ParityError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far the outputs of one case are from the model's.
-
-    Attributes:
-        case: BATCHxHEIGHTxWIDTH.
-        output: the output that is farthest.
-        error: largest difference / largest value of that output.
-    """
+    """The output farthest from the model's for one case (BATCHxHEIGHTxWIDTH): largest difference /
+    largest value."""
 
     case: str
     output: str
@@ -44,15 +39,8 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-        path: the file.
-        card: what it says about itself.
-        side_file: a second file that belongs to it and has to stay beside it; or None.
-        differences: the largest one from the model for each size that was compared; empty where
-            the result could not be run.
-    """
+    """What was written: a file, perhaps a second one that has to stay beside it, and how far it
+    is from the model at each size that was compared (empty where it could not be run)."""
 
     path: Path
     card: ExportCard
@@ -66,11 +54,7 @@ class Exported:
 
 
 def check_destination(path: Path, suffix: str) -> None:
-    """Refuse a name that cannot be written, and make its folder.
-
-    Raises:
-        ValueError: another suffix, or the name of a folder.
-    """
+    """Refuse another suffix and the name of a folder, and make the file's folder."""
     if path.suffix != suffix:
         raise ValueError(f"{path}: the name of this kind of file ends with {suffix}")
     if path.is_dir():
@@ -101,13 +85,8 @@ def draft(path: Path, side_suffix: str = "") -> Iterator[Path]:
 
 
 class Parity:
-    """What a model says about random images, to compare exported networks with.
-
-    Args:
-        run: images [B, 3, H, W] -> output name -> tensor, as `Exportable.run`.
-        shapes: (batch, height, width) of each case; see `parity_shapes`.
-        progress: listener.
-    """
+    """What a model says about random images of some (batch, height, width), to compare exports
+    with."""
 
     def __init__(
         self, run: Run, shapes: Sequence[tuple[int, int, int]], progress: Progress = silent
@@ -126,18 +105,8 @@ class Parity:
         tolerance: float | None = None,
         progress: Progress = silent,
     ) -> list[Difference]:
-        """The largest difference of each case.
-
-        Args:
-            engine: runs the exported network.
-            what: the network, for the message of an error.
-            tolerance: largest error that is accepted, as a share of the largest value; None for
-                the usual one of its precision.
-            progress: listener.
-
-        Raises:
-            ParityError: an error above the tolerance, NaN or infinity included.
-        """
+        """The largest difference of each case; ParityError beyond the tolerance (None: the usual
+        one of the precision), NaN and infinity included."""
         limit = TOLERANCES[engine.card.precision] if tolerance is None else tolerance
         differences = []
         for index, (images, expected) in enumerate(self._cases):

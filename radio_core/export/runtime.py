@@ -22,9 +22,8 @@ def open_engine(
 ) -> Engine:
     """Whatever runs a file that `radio export` wrote.
 
-    Weights of an ONNX file outside of its folder and operators from foreign libraries are
-    refused. Engines of TensorRT and packages of torch.export are programs: open only those that
-    you trust.
+    Weights of an ONNX file outside of its folder and operators from foreign libraries are refused.
+    Engines of TensorRT and packages of torch.export are programs: open only those that you trust.
 
     Args:
         path: .onnx, .engine or .pt2.
@@ -65,7 +64,7 @@ def load_exported(
 
 
 class ExportedModel:
-    """Images to summaries and features, by an exported file.
+    """Images to summaries and features, by an exported file; attributes as those of `RadioModel`.
 
     Attributes:
         engine: what runs the file.
@@ -73,13 +72,6 @@ class ExportedModel:
         device: where it computes; images may be anywhere.
         adaptors: name -> what is known of the adaptor.
         active_adaptors: those that a call returns when it is not told otherwise: all in the file.
-        patch_size: pixels of one feature cell.
-        embed_dim: width of the backbone's features.
-        summary_dim: width of the backbone's summary; None without one.
-        window_size: side in patches of the attention windows; None for global attention.
-        max_resolution: longest image side in pixels that the model is meant for; None if unknown.
-        preferred_resolution: the (height, width) in pixels that it is best at; None if unknown.
-        min_resolution_step: image sides are multiples of this many pixels.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -156,7 +148,6 @@ class ExportedModel:
     def _formatted(
         self, features: Tensor, feature_fmt: FeatureFormat, cells: tuple[int, int]
     ) -> Tensor:
-        """Features in the layout asked for, whatever the file's is."""
         if feature_fmt not in ("NLC", "NCHW"):
             raise ValueError(f'unknown feature format {feature_fmt!r}; known: "NLC", "NCHW"')
         if feature_fmt == self.card.feature_fmt:

@@ -43,7 +43,6 @@ class Shape(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        """BATCHxHEIGHTxWIDTH."""
         return f"{self.batch}x{self.height}x{self.width}"
 
 
@@ -73,12 +72,7 @@ class Profile:
 
     @classmethod
     def parse(cls, shapes: Mapping[str, str]) -> "Profile":
-        """From texts (`parse_shape`) by the names of the fields.
-
-        Raises:
-            KeyError: one is missing.
-            ValueError: a malformed one, or shapes that shrink.
-        """
+        """From texts (`parse_shape`) by the names of the fields; KeyError where one is missing."""
         return cls(**{name: parse_shape(shapes[name]) for name in _BOUNDS})
 
     @property
@@ -107,11 +101,7 @@ class Profile:
 
 
 def find_tensorrt() -> ModuleType:
-    """The package tensorrt or, where that is missing, tensorrt_rtx.
-
-    Raises:
-        ImportError: neither is installed; the message says how to install one.
-    """
+    """The package tensorrt or, where that is missing, tensorrt_rtx; ImportError says how to get it."""
     for name in _PACKAGES:
         try:
             return importlib.import_module(name)
@@ -132,13 +122,7 @@ def has_timing_cache(trt: ModuleType) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Built(Exported):
-    """What was built.
-
-    Attributes:
-        builder: package and version that built it.
-        seconds: that the build took.
-        ran: it was run on a GPU and compared with the model.
-    """
+    """What was built, by which package and version; `ran`: it was compared with the model on a GPU."""
 
     builder: str
     seconds: float
@@ -155,7 +139,7 @@ def export_tensorrt(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Built:
-    """Write an engine of a model, and its card beside it.
+    """Write an engine of a model, and its card beside it (the same name with .json behind it).
 
     Where there is a GPU, the engine runs at the shapes of the profile and is compared with the
     model. Elsewhere it is built and not run; what is compared is the graph it is built from (in
@@ -164,13 +148,12 @@ def export_tensorrt(
 
     Args:
         exportable: in float32.
-        path: ends with .engine; the card goes to the same name with .json behind it.
+        path: ends with .engine.
         profile: the shapes that it shall take.
         precision: in which it computes.
-        timing_cache: file with the timings of earlier builds; it is read, and written again. Not
-            touched by tensorrt_rtx, which takes no timings.
-        tolerance: largest error, as a share of an output's largest value; None for the usual one
-            of the precision.
+        timing_cache: file with the timings of earlier builds, read and written again; not touched
+            by tensorrt_rtx, which takes no timings.
+        tolerance: as for `radio_core.export.onnx.export_onnx`.
         progress: listener.
 
     Raises:
@@ -213,15 +196,7 @@ def build_engine(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Built:
-    """Write an engine of an ONNX file, and its card beside it; otherwise as `export_tensorrt`.
-
-    Args:
-        graph: the file, as `export_onnx` wrote it.
-        parity: what the engine is compared with, where there is a GPU.
-
-    Raises:
-        ValueError: as `export_tensorrt`; or the file is none of ours, or TensorRT refuses it.
-    """
+    """Write an engine of an ONNX file of ours, compared by `parity` where there is a GPU."""
     card = read_onnx_card(graph)
     profile.check(card)
     check_destination(path, SUFFIX)
@@ -298,7 +273,6 @@ def _logger(trt: Any) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """Tells the listener of TensorRT's phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -319,23 +293,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 
 class TensorRTEngine:
-    """An engine on a GPU. An engine is machine code: load only those that you trust.
-
-    Args:
-        path: the file, with its card beside it.
-        device: the GPU.
-
-    Attributes:
-        card: what the file says about itself.
-        device: where it computes.
-        files: the engine, and its card.
-        profile: the shapes that it takes.
-
-    Raises:
-        ValueError: no card, no engine, an engine of another version of TensorRT or for another
-            GPU, or no GPU.
-        ImportError: tensorrt is missing.
-    """
+    """An engine on a GPU. An engine is machine code: load only those that you trust."""
 
     def __init__(self, path: Path, device: str | torch.device = "cuda") -> None:
         self.card, self.profile = read_engine_card(path)
@@ -357,11 +315,7 @@ class TensorRTEngine:
         self._context = self._engine.create_execution_context()
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
-        """Float32 images [B, 3, H, W] to output name -> float32 tensor, on `device`.
-
-        Raises:
-            ValueError: a shape outside of the profile.
-        """
+        """Float32 images [B, 3, H, W] to output name -> float32 tensor, on `device`."""
         self.profile.check_images(images)
         with torch.cuda.device(self.device):
             images = images.to(self.device).contiguous()
@@ -380,12 +334,7 @@ class TensorRTEngine:
 
 
 def read_engine_card(path: Path) -> tuple[ExportCard, Profile]:
-    """The card of an engine and its profile, from the file beside it.
-
-    Raises:
-        ValueError: that file is missing or malformed.
-        FileNotFoundError: no such engine.
-    """
+    """The card of an engine and its profile, from the file beside it."""
     side = path.with_name(path.name + CARD_SUFFIX)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")

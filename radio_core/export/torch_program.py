@@ -24,20 +24,9 @@ def export_torch(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Write a package that `torch.export.load` reads, after comparing it with the model.
+    """Write a package (.pt2) that `torch.export.load` reads, after comparing it with the model.
 
-    Nothing is left of a package that differs by more than the tolerance.
-
-    Args:
-        exportable: in float32.
-        path: ends with .pt2.
-        precision: in which it computes.
-        tolerance: see `radio_core.export.onnx.export_onnx`.
-        progress: listener.
-
-    Raises:
-        ValueError: a model that cannot be exported; `ParityError` if the package computes
-            something else.
+    Arguments and errors as those of `radio_core.export.onnx.export_onnx`.
     """
     check_destination(path, ".pt2")
     parity = Parity(exportable.run, parity_shapes(exportable.card), progress)
@@ -52,21 +41,7 @@ def export_torch(
 
 
 class TorchEngine:
-    """A torch.export package. Unlike the other files of models it is a program: load only those
-    that you trust.
-
-    Args:
-        path: the package.
-        device: where it computes.
-
-    Attributes:
-        card: what the file says about itself.
-        device: where it computes.
-        files: the package.
-
-    Raises:
-        ValueError: not a package of ours, or a damaged one.
-    """
+    """A torch.export package. It is a program: load only those that you trust."""
 
     def __init__(self, path: Path, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)

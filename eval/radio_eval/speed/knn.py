@@ -34,12 +34,7 @@ class KnnSizes(NamedTuple):
 
 
 class FirstRows:
-    """The first rows of a larger set.
-
-    Args:
-        whole: the set.
-        count: how many.
-    """
+    """The first `count` rows of a larger set."""
 
     def __init__(self, whole: FeatureRows, count: int) -> None:
         self._whole = whole
@@ -58,16 +53,8 @@ def measure_knn(
 ) -> dict[str, Any]:
     """Time the search in a quarter, a half and all of the rows, and the product, in turns.
 
-    Args:
-        folder: for the features, see `simulated`.
-        sizes: of the problem.
-        repeats: measured turns, at least 2.
-        device: where similarities are computed.
-        progress: listener.
-
-    Returns:
-        JSON values: "search" (a row for each number of train rows), the product's seconds, the
-        "ratio" of the whole search to it, and bytes on disk and in memory.
+    Returns JSON values: "search" (a row for each number of train rows), the product's seconds, the
+    "ratio" of the whole search to it, and bytes on disk and in memory.
     """
     train, dim, queries_count, k = sizes
     stored = simulated(folder, train, dim, progress)
@@ -107,14 +94,8 @@ def measure_knn(
 
 
 def simulated(folder: Path, train: int, dim: int, progress: Progress) -> StoredRows:
-    """Random unit-length features on disk, float16, as the evaluation's cache has them.
-
-    Args:
-        folder: where they go, in a sub-folder of their own; what is there is used again.
-        train: how many.
-        dim: numbers a feature.
-        progress: listener.
-    """
+    """Random unit-length features in a sub-folder, float16, as the evaluation's cache has them;
+    what is there is used again."""
     starts = range(0, train, _ROWS_A_FILE)
     identity = {"simulated": [train, dim]}
     store = Blocks(folder / f"random-{train}x{dim}", identity, len(starts), torch.float16)

@@ -49,10 +49,6 @@ def paper_table(table: SpeedTable, named: Named) -> Table:
     """The paper's table, with a measured column beside the paper's for each engine.
 
     Speeds are divided by those of the reference; nothing is divided where it has none.
-
-    Args:
-        table: of the paper.
-        named: the rows of the table by their labels, run in the same ways.
     """
     measured: dict[str, list[Throughput]] = {row.label: [] for row in table.rows}
     for label, found in named:
@@ -111,17 +107,7 @@ def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def write_quality_plot(path: Path, title: str, named: Named, quality: Quality) -> None:
-    """Draw each metric over the speed of the models that have it.
-
-    Args:
-        path: a .svg or .png file.
-        title: above the plot.
-        named: the models.
-        quality: of the models.
-
-    Raises:
-        ValueError: no model has a quality, or another kind of file.
-    """
+    """Draw each metric over the speed of the models that have it, as a .svg or .png file."""
     panels: dict[str, list[Point]] = {}
     for name, row in named:
         label = f"{name} ({row.case.how})" if row.case.how else name
@@ -134,16 +120,8 @@ def write_quality_plot(path: Path, title: str, named: Named, quality: Quality) -
 
 
 def read_quality(path: Path) -> Quality:
-    """Quality numbers of models, to be drawn against their speed.
-
-    Args:
-        path: the JSON of `radio eval table1`; or .csv with a column "model" and one for each
-            metric, where empty cells are unknown.
-
-    Raises:
-        ValueError: another kind of file, or cells that are no numbers.
-        OSError: it cannot be read.
-    """
+    """Quality numbers: the JSON of `radio eval table1`, or a .csv with a column "model" and one
+    for each metric, where empty cells are unknown."""
     text = path.read_text(encoding="utf-8-sig")
     found: Quality = {}
     try:

@@ -10,14 +10,8 @@ from radio_core.open import RANDOM
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSpeed:
-    """One row of a table.
-
-    Attributes:
-        label: the paper's name of the model.
-        model: what is measured for it, as `parse_cases` takes it, without the resolution.
-        images_per_second: in the paper; None where it has no number.
-        quality: column -> percent in the paper.
-    """
+    """One row of a table: the paper's label and numbers (quality in percent), and what is
+    measured for it, as `parse_cases` takes it, without the resolution."""
 
     label: str
     model: str
@@ -27,16 +21,8 @@ class PaperSpeed:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedTable:
-    """A table of the paper.
-
-    Attributes:
-        title: what it shows.
-        setting: how the paper measured.
-        reference: label of the row that the others' speeds are divided by.
-        resolution: side of the images in pixels.
-        batch_size: images a call in the paper.
-        rows: its rows.
-    """
+    """A table of the paper: how it measured, at which side in pixels and batch size; the speeds are
+    divided by that of the row `reference`."""
 
     title: str
     setting: str
@@ -134,13 +120,8 @@ SAM_ENCODERS = tuple(
 def sam_table(encoders: Sequence[str], resolution: int) -> SpeedTable:
     """Table 8 with other rows, or at another resolution.
 
-    Args:
-        encoders: "sam-b|l|h", "radio-b|l|h" or "e-radio-l" each; a RADIO ViT with "+w8" behind it
-            attends in windows of 8 patches.
-        resolution: side of the images in pixels.
-
-    Raises:
-        ValueError: an unknown encoder; the known ones are listed.
+    Encoders are "sam-b|l|h", "radio-b|l|h" or "e-radio-l"; a RADIO ViT with "+w8" behind it
+    attends in windows of 8 patches.
     """
     by_model = {row.model: row for row in SPEED_TABLES["8"].rows}
     rows = []
