@@ -82,11 +82,5 @@ def demo(options: DemoOptions) -> int:
         llava=options.llava,
         text_tower=options.text_tower,
     )
-    launch(
-        app,
-        host=options.host,
-        port=options.port,
-        share=options.share,
-        auth=options.credentials,
-    )
+    launch(app, host=options.host, port=options.port, share=options.share, auth=options.credentials)
     return 0

@@ -20,13 +20,7 @@ from radio_core.export.exportable import Exportable, radio_exportable, vision_ex
 from radio_core.export.onnx import OnnxRuntimeEngine, check_packages, write_onnx
 from radio_core.export.parity import Parity
 from radio_core.export.runtime import SUFFIXES, ExportedModel, load_exported
-from radio_core.export.tensorrt import (
-    Profile,
-    Shape,
-    TensorRTEngine,
-    build_engine,
-    find_tensorrt,
-)
+from radio_core.export.tensorrt import Profile, Shape, TensorRTEngine, build_engine, find_tensorrt
 from radio_core.models import RadioModel
 from radio_core.models.config import DTYPES
 from radio_core.open import RANDOM, random_model

@@ -111,9 +111,7 @@ def measure(
 
 
 def compare(
-    rows: Sequence[Throughput],
-    baseline: str = "",
-    earlier: Mapping[Case, float] | None = None,
+    rows: Sequence[Throughput], baseline: str = "", earlier: Mapping[Case, float] | None = None
 ) -> list[Throughput]:
     """What `measure` returned, with its ratios to whatever it can be compared with.
 

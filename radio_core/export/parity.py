@@ -99,11 +99,7 @@ class Parity:
             self._cases.append((images, run(images)))
 
     def check(
-        self,
-        engine: Engine,
-        what: str,
-        tolerance: float | None = None,
-        progress: Progress = silent,
+        self, engine: Engine, what: str, tolerance: float | None = None, progress: Progress = silent
     ) -> list[Difference]:
         """The largest difference of each case; ParityError beyond the tolerance (None: the usual
         one of the precision), NaN and infinity included."""

@@ -120,10 +120,7 @@ class ExportedModel:
         return outputs if names else outputs["backbone"]
 
     def forward_all(
-        self,
-        images: Tensor,
-        adaptors: Sequence[str] = (),
-        feature_fmt: FeatureFormat = "NCHW",
+        self, images: Tensor, adaptors: Sequence[str] = (), feature_fmt: FeatureFormat = "NCHW"
     ) -> dict[str, Output]:
         """As `RadioModel.forward_all`; outputs are float32, on the device of the images."""
         names = self.check_adaptors(adaptors)
@@ -140,8 +137,7 @@ class ExportedModel:
             cells = (grid[0] * finer, grid[1] * finer)
             features = self._formatted(found[f"{prefix}features"], feature_fmt, cells)
             outputs[name] = Output(
-                None if summary is None else summary.to(images.device),
-                features.to(images.device),
+                None if summary is None else summary.to(images.device), features.to(images.device)
             )
         return outputs
 

@@ -12,13 +12,7 @@ import tyro
 from rich.console import Console
 
 from radio_core.bench.cases import Case, Dtype, ModelEngine, parse_cases
-from radio_core.bench.throughput import (
-    Throughput,
-    check_baseline,
-    compare,
-    measure,
-    read_medians,
-)
+from radio_core.bench.throughput import Throughput, check_baseline, compare, measure, read_medians
 from radio_core.bench.timing import SPREAD, machine
 from radio_core.cli import UsageError, write_json
 from radio_core.cli.bench import BenchOptions

@@ -102,7 +102,7 @@ def described(date: str, machine: Mapping[str, Any], settings: Mapping[str, Any]
         f"Measured on {date}: {machine['device']} ({machine['cpu']}, "
         f"{machine['threads']} threads), torch {machine['torch']}"
         f"{', ' + packages if packages else ''}, {system}; {settings['repeats']} repeats, "
-        f"{SPREAD}.",
+        f"{SPREAD}."
     ]
 
 
