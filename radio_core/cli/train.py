@@ -238,24 +238,21 @@ def _describe(config: "TrainConfig", machine: dict[str, Any]) -> None:
 def _times_table(rows: list[dict[str, Any]], cached: bool) -> Any:
     from rich.table import Table
 
-    spread = "(spread: half the quartile distance)"
-    if cached:
-        table = Table(title=f"images a second with data loading {spread}")
-        for column in ("group", "batch", "teachers online", "from the cache", "ratio"):
-            table.add_column(column)
-        for row in rows:
-            speeds = [
-                f"{row[f'{name}_images_per_second']} ±{row[f'{name}_spread_percent']}%"
-                for name in ("online", "cached")
-            ]
-            table.add_row(row["group"], str(row["batch_size"]), *speeds, str(row["speedup"]))
-        return table
-    table = Table(title=f"one training step, medians in ms {spread}")
-    names = ("data", "teachers", "student", "optimizer", "step")
-    for column in ("group", "batch", *names, "step / parts", "images/s"):
+    names = ("online", "cached") if cached else ("data", "teachers", "student", "optimizer", "step")
+    unit = "images_per_second" if cached else "ms"
+    ends = (
+        {"speedup": "ratio"}
+        if cached
+        else {"ratio": "step / parts", "images_per_second": "images/s"}
+    )
+    what = "images a second with data loading" if cached else "one training step, medians in ms"
+    table = Table(title=f"{what} (spread: half the quartile distance)")
+    titles = {"online": "teachers online", "cached": "from the cache"}
+    for column in ("group", "batch", *(titles.get(name, name) for name in names), *ends.values()):
         table.add_column(column)
     for row in rows:
-        parts = [f"{row[f'{part}_ms']} ±{row[f'{part}_spread_percent']}%" for part in names]
-        ends = (str(row["ratio"]), str(row["images_per_second"]))
-        table.add_row(str(row["group"]), str(row["batch_size"]), *parts, *ends)
+        times = [f"{row[f'{name}_{unit}']} ±{row[f'{name}_spread_percent']}%" for name in names]
+        table.add_row(
+            row["group"], str(row["batch_size"]), *times, *(str(row[end]) for end in ends)
+        )
     return table

@@ -35,83 +35,53 @@ _CACHED_BATCHES = 4
 
 
 @dataclass(frozen=True)
-class StepTimes:
-    """One group's step and its parts, each alone on the same inputs, measured in turns.
+class GroupTimes:
+    """Timings of one group's step, of its parts or of two ways to take it, measured in turns.
 
     Attributes:
         group: name of the teacher group.
         batch_size: images a step.
+        timings: by `bench_train_step` "data" (reading and cropping a batch in one process),
+            "teachers", "student" (forward and backward pass with the losses), "optimizer" (with
+            gradient clipping) and the whole "step" as the trainer runs it, waiting for the data
+            loader included; by `bench_cached` "online" and "cached", both with their data.
         workers: processes that read images ahead of time.
-        data: reading and cropping a batch in one process.
-        step: the whole step as the trainer runs it, waiting for the data loader included.
-        teachers: the teachers' forward passes.
-        student: the student's forward and backward pass with the losses.
-        optimizer: gradient clipping and AdamW.
     """
 
     group: str
     batch_size: int
-    workers: int
-    data: Timing
-    step: Timing
-    teachers: Timing
-    student: Timing
-    optimizer: Timing
+    timings: dict[str, Timing]
+    workers: int = 0
 
     @property
     def ratio(self) -> float:
-        """Step time over the sum of its parts: 1 is a trainer that costs nothing.
+        """Step time over the sum of its parts, 1 for a trainer that costs nothing; or the time
+        online over that from the cache.
 
-        Reading is a part of it only where no worker reads ahead of time.
+        Reading is a part of the step only where no worker reads ahead of time.
         """
-        parts = self.teachers.median + self.student.median + self.optimizer.median
-        return self.step.median / (parts + (0 if self.workers else self.data.median))
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput of the step."""
-        return self.batch_size / self.step.median
+        times = {name: timing.median for name, timing in self.timings.items()}
+        if "cached" in times:
+            return times["online"] / times["cached"]
+        parts = ("teachers", "student", "optimizer", *(() if self.workers else ("data",)))
+        return times["step"] / sum(times[part] for part in parts)
 
     def as_json(self) -> dict[str, Any]:
-        """Medians in milliseconds, spreads in percent, ratio and throughput."""
-        parts = ("data", "teachers", "student", "optimizer", "step")
+        """Medians in milliseconds, spreads in percent, images a second, and the ratio."""
         row: dict[str, Any] = {"group": self.group, "batch_size": self.batch_size}
-        for part in parts:
-            row |= _as_json(part, getattr(self, part))
-        return row | {
-            "workers": self.workers,
-            "ratio": round(self.ratio, 4),
-            "images_per_second": round(self.images_per_second, 1),
-        }
+        for name, timing in self.timings.items():
+            row[f"{name}_ms"] = round(1000 * timing.median, 2)
+            row[f"{name}_spread_percent"] = round(100 * timing.spread, 1)
+        if "cached" in self.timings:
+            for name, timing in self.timings.items():
+                row[f"{name}_images_per_second"] = round(self.batch_size / timing.median, 2)
+            return row | {"speedup": round(self.ratio, 2)}
+        speed = round(self.batch_size / self.timings["step"].median, 1)
+        ratio = round(self.ratio, 4)
+        return row | {"workers": self.workers, "ratio": ratio, "images_per_second": speed}
 
 
-@dataclass(frozen=True)
-class CachedTimes:
-    """One group's step with its teachers online and from the cache, measured in turns.
-
-    Attributes:
-        group: name of the teacher group.
-        batch_size: images a step.
-        online: a step with the teachers, reading and cropping included.
-        cached: a step from the cache, reading it included.
-    """
-
-    group: str
-    batch_size: int
-    online: Timing
-    cached: Timing
-
-    def as_json(self) -> dict[str, Any]:
-        """Medians in milliseconds, spreads in percent, images a second, and their ratio."""
-        row: dict[str, Any] = {"group": self.group, "batch_size": self.batch_size}
-        for name in ("online", "cached"):
-            timing: Timing = getattr(self, name)
-            row |= _as_json(name, timing)
-            row[f"{name}_images_per_second"] = round(self.batch_size / timing.median, 2)
-        return row | {"speedup": round(self.online.median / self.cached.median, 2)}
-
-
-def bench_train_step(config: TrainConfig, repeats: int) -> list[StepTimes]:
+def bench_train_step(config: TrainConfig, repeats: int) -> list[GroupTimes]:
     """Time every group of a recipe with its teachers online.
 
     Args:
@@ -126,7 +96,7 @@ def bench_train_step(config: TrainConfig, repeats: int) -> list[StepTimes]:
 
 def bench_cached(
     config: TrainConfig, repeats: int, teachers: Mapping[str, Teacher] | None = None
-) -> list[CachedTimes]:
+) -> list[GroupTimes]:
     """Time every group of a recipe online and from a cache, which is filled in a temporary folder.
 
     Args:
@@ -214,7 +184,7 @@ class _Bench:
         optimizer = build_optimizer(distiller, optim.lr, optim.weight_decay)
         self.step = TrainStep(config, distiller, optimizer, targets)
 
-    def step_times(self, group: GroupConfig, repeats: int) -> StepTimes:
+    def step_times(self, group: GroupConfig, repeats: int) -> GroupTimes:
         """Run step and parts in turns, so that a slower moment of the machine hits all alike."""
         step, planned = self.step, _plans(group)
         loaded = self._loaded(group)
@@ -241,9 +211,9 @@ class _Bench:
             "optimizer": lambda: step.update(optim.lr, optim.weight_decay),
         }
         timings = time_in_turns(activities, repeats, device=step.device)
-        return StepTimes(group.name, group.batch_size, workers, **timings)
+        return GroupTimes(group.name, group.batch_size, timings, workers)
 
-    def cached_times(self, group: GroupConfig, cache: TeacherCache, repeats: int) -> CachedTimes:
+    def cached_times(self, group: GroupConfig, cache: TeacherCache, repeats: int) -> GroupTimes:
         """Run the step online and from the cache in turns, on the same student."""
         online = self.step
         stored = replace(online.targets, teachers={}, cache=cache)
@@ -259,7 +229,7 @@ class _Bench:
             "cached": from_cache,
         }
         timings = time_in_turns(activities, repeats, device=online.device)
-        return CachedTimes(group.name, group.batch_size, **timings)
+        return GroupTimes(group.name, group.batch_size, timings)
 
     def _loaded(self, group: GroupConfig) -> Iterator[Batch]:
         """Batches out of the trainer's own data loader."""
@@ -290,10 +260,3 @@ def _plans(group: GroupConfig, views: int | None = None) -> Iterator[BatchPlan]:
         first = (number - 1) * group.batch_size
         ids = range(first, first + group.batch_size)
         yield BatchPlan(number, group, tuple(i if views is None else i % views for i in ids))
-
-
-def _as_json(name: str, timing: Timing) -> dict[str, float]:
-    return {
-        f"{name}_ms": round(1000 * timing.median, 2),
-        f"{name}_spread_percent": round(100 * timing.spread, 1),
-    }

@@ -1,4 +1,7 @@
-"""Hadamard matrices of the orders that feature widths have: Sylvester, Paley and their products."""
+"""Hadamard matrices of the orders that feature widths have: Sylvester, Paley and their products.
+
+Of our own because scipy builds those of powers of two only.
+"""
 
 import functools
 import itertools
@@ -20,16 +23,17 @@ def hadamard(order: int) -> Signs | None:
     is Sylvester's). None where none of them applies: always for orders above 2 that are no
     multiples of 4, and for a few others (92, 116, 156, ...).
     """
-    if order == 1:
-        return np.ones((1, 1), dtype=np.int8)
-    if order == 2:
-        return _SYLVESTER
+    if order <= 2:
+        return _SYLVESTER[:order, :order]
     if order % 4:
         return None
-    if (order - 1) % 4 == 3 and _prime_power(order - 1):
-        return _paley_one(order - 1)
-    if (order // 2 - 1) % 4 == 1 and _prime_power(order // 2 - 1):
-        return _paley_two(order // 2 - 1)
+    first, second = order - 1, order // 2 - 1
+    if first % 4 == 3 and _prime_and_degree(first)[0]:
+        return _conference(first) + np.eye(order, dtype=np.int8)
+    if second % 4 == 1 and _prime_and_degree(second)[0]:
+        block = np.array([[1, -1], [-1, -1]], dtype=np.int8)
+        diagonal = np.eye(second + 1, dtype=np.int8)
+        return np.kron(_conference(second), _SYLVESTER) + np.kron(diagonal, block)
     for factor in range(2, int(order**0.5) + 1):
         if order % factor == 0:
             left, right = hadamard(factor), hadamard(order // factor)
@@ -55,72 +59,45 @@ def spreading_rotation(order: int) -> tuple[npt.NDArray[np.float64], bool]:
     return rotation, False
 
 
-def _paley_one(q: int) -> Signs:
-    """Order q + 1 for a prime power q = 3 mod 4."""
-    return _conference(q) + np.eye(q + 1, dtype=np.int8)
-
-
-def _paley_two(q: int) -> Signs:
-    """Order 2 (q + 1) for a prime power q = 1 mod 4."""
-    diagonal = np.eye(q + 1, dtype=np.int8)
-    block = np.array([[1, -1], [-1, -1]], dtype=np.int8)
-    return np.kron(_conference(q), _SYLVESTER) + np.kron(diagonal, block)
-
-
 def _conference(q: int) -> Signs:
-    """[q + 1, q + 1], zero on the diagonal and orthogonal; symmetric if q = 1 mod 4, else skew."""
-    square = _square_character(q)
-    digits = _digits(q)
+    """[q + 1, q + 1], zero on the diagonal and orthogonal; symmetric if q = 1 mod 4, else skew.
+
+    Of the differences of the field's elements, whose digits in base p are the coefficients of
+    polynomials over the integers mod p.
+    """
     prime, degree = _prime_and_degree(q)
+    places = prime ** np.arange(degree)
+    digits = np.arange(q)[:, None] // places % prime  # [q, degree]
     difference = (digits[:, None] - digits[None]) % prime  # [q, q, degree]
-    inner = square[difference @ prime ** np.arange(degree)]
     matrix = np.ones((q + 1, q + 1), dtype=np.int8)
     matrix[0, 0] = 0
     matrix[1:, 0] = 1 if q % 4 == 1 else -1
-    matrix[1:, 1:] = inner
+    matrix[1:, 1:] = _square_character(q)[difference @ places]
     return matrix
 
 
 def _square_character(q: int) -> Signs:
     """[q]: of each element of the field 1 if it is a square, -1 if not, 0 for zero.
 
-    Element e is the polynomial over the integers mod p whose coefficients are e's digits in base
-    p. The powers of a generator x of the field's units are the non-zero elements; the even ones
-    are the squares.
+    The powers of a generator x of the field's units are the non-zero elements; the even ones are
+    the squares. x is a root of x^k = low, for the first such polynomial that makes it generate.
     """
     prime, degree = _prime_and_degree(q)
+    one = [1, *([0] * (degree - 1))]
     for low in itertools.product(range(prime), repeat=degree):
-        powers = _powers_of_x(low, prime, q)
-        if powers is not None:
+        element, powers = list(one), []
+        for _ in range(q - 1):
+            powers.append(sum(digit * prime**place for place, digit in enumerate(element)))
+            shifted = zip([0, *element[:-1]], low, strict=True)
+            element = [(a + element[-1] * b) % prime for a, b in shifted]
+            if element == one or not any(element):
+                break
+        if len(powers) == q - 1 and element == one:
             character = np.zeros(q, dtype=np.int8)
             character[powers[0::2]] = 1
             character[powers[1::2]] = -1
             return character
     raise AssertionError(f"the field of {q} elements has a generator")
-
-
-def _powers_of_x(low: tuple[int, ...], prime: int, q: int) -> list[int] | None:
-    """The q - 1 powers of x modulo the polynomial x^k = low; None if they are fewer."""
-    one = (1, *([0] * (len(low) - 1)))
-    element, powers = list(one), []
-    for _ in range(q - 1):
-        powers.append(sum(digit * prime**place for place, digit in enumerate(element)))
-        top = element[-1]
-        shifted = [0, *element[:-1]]
-        element = [(a + top * b) % prime for a, b in zip(shifted, low, strict=True)]
-        if tuple(element) == one or not any(element):
-            break
-    return powers if len(powers) == q - 1 and tuple(element) == one else None
-
-
-def _digits(q: int) -> npt.NDArray[np.int64]:
-    """[q, k]: every number below q = p^k in base p."""
-    prime, degree = _prime_and_degree(q)
-    return np.arange(q)[:, None] // prime ** np.arange(degree) % prime
-
-
-def _prime_power(q: int) -> bool:
-    return _prime_and_degree(q)[0] > 0
 
 
 @functools.lru_cache

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 import torch
@@ -194,7 +195,7 @@ class _Run:
                         metrics.add(row, speed)
                     info = f"loss {row['loss']:.3f}  {speed:.0f} images/s"
                     progress(f"training\t{info}", number, config.last_step)
-                    stopping = self._agree(batches, bool(stop))
+                    stopping = self._agree(batches, stop.is_set())
                     if number % run.checkpoint_every == 0 or stopping:
                         self._save(number)
                     if stopping:
@@ -259,28 +260,19 @@ class _Run:
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-class _Stop:
-    """True once the user has asked to stop."""
-
-    asked = False
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-
 @contextlib.contextmanager
-def _stop_on_interrupt(processes: Processes) -> Iterator[_Stop]:
+def _stop_on_interrupt(processes: Processes) -> Iterator[Event]:
     """Turn Ctrl-C and SIGTERM into a request to stop after the current step.
 
     A second Ctrl-C stops at once, unless there are other processes: launchers pass Ctrl-C on to
     each of them, which already had it from the terminal.
     """
-    stop = _Stop()
+    stop = Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked and number == signal.SIGINT and processes.size == 1:
+        if stop.is_set() and number == signal.SIGINT and processes.size == 1:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.set()
 
     signals = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from radio_core.data.folder import ImageFiles
 from radio_core.data.toyworld import ToyWorldImages
-from radio_core.distill.cache import CacheLayout, TeacherCache, decode, downsample, encode
+from radio_core.distill.cache import TeacherCache, decode, downsample, encode
 from radio_core.distill.config import TargetsConfig
 from radio_core.distill.views import Views, to_unit
 from radio_core.models.fingerprint import weights_fingerprint
@@ -145,15 +145,6 @@ def test_downsampling_averages_squares_of_cells() -> None:
     assert downsample(features, 2)[0, 0, 0, 0] == (0 + 1 + 6 + 7) / 4
     assert downsample(features, 1) is features
     assert downsample(torch.rand(2, 3, 5, 7), 2).shape == (2, 3, 3, 4)
-
-
-def test_a_downsampled_cache_serves_smaller_maps(tmp_path: Path) -> None:
-    cache = make(tmp_path, downsample=2, dtype="float32")
-    cache.fill()
-    image = cache.images([5])
-    fresh = cache.teachers["b"](to_unit(image)).features
-    stored = cache.outputs([5], ["b"])["b"].features
-    torch.testing.assert_close(stored, downsample(fresh, 2))
 
 
 def test_images_are_kept_at_the_students_size(tmp_path: Path) -> None:
@@ -342,21 +333,6 @@ def test_the_size_on_disk_is_known_beforehand(
     assert cache.num_bytes < size < cache.num_bytes + headers
     key = json.loads((cache.folder / "key.json").read_text())
     assert key["teachers"]["a"]["name"] == "conv"
-
-
-def test_the_description_says_what_costs_most(tmp_path: Path) -> None:
-    text = make(tmp_path, count=1000).describe()
-    assert "of 1000 views take" in text
-    assert "(images 76 %, a 8 %, b 16 %)" in text
-    assert "the images cost most: 24 pixels" in text
-    assert "cost most" not in make(tmp_path, image_size=8).describe()
-
-
-def test_large_views_make_shards_of_few() -> None:
-    big = replace(SPEC, input_size=1024, patch_size=16, feature_dim=1280, summary_dim=None)
-    layout = CacheLayout({"sam": big}, 1024, TargetsConfig())
-    assert layout.view_bytes == 3 * 1024**2 + 2 * 1280 * 64 * 64
-    assert 10 < layout.shard_views < 25
 
 
 def test_what_a_type_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from radio_core.config_file import write_config
 from radio_core.distill.config import TrainConfig
 from radio_core.distill.groups import StageConfig
 from radio_core.distill.run_folder import read_metrics
-from radio_core.distill.targets import open_targets
 from radio_core.distill.trainer import train
-from radio_core.distill.views import open_views
 from radio_core.models.config import read_weights
 
 
@@ -56,17 +54,6 @@ def test_training_from_the_cache_equals_training_with_the_teachers(
                 torch.testing.assert_close(learnt[name], wanted, rtol=0, atol=1e-4)
         else:
             assert cached != rows
-
-
-def test_a_large_cache_wants_to_be_confirmed(
-    tiny_run: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("radio_core.distill.targets.CONFIRM_BYTES", 1000)
-    config, quiet = tiny_run(cached_views=10), Console(quiet=True)
-    views = open_views(config.data, config.run.seed, quiet)
-    with pytest.raises(ValueError, match=r"would take .* --yes.*--targets.cache-dtype int8"):
-        open_targets(config, views, quiet)
-    assert open_targets(config, views, quiet, confirmed=True).cache is not None
 
 
 def test_the_command_fills_a_part_and_refuses_a_wrong_one(

@@ -58,10 +58,6 @@ def test_a_group_that_does_not_fit_the_run_is_refused(
         run(group(**changes))
 
 
-def test_a_window_is_welcome_that_tiles_one_of_the_shapes() -> None:
-    assert run(group(resolutions=(64, 80), window_sizes=(5,)))
-
-
 @pytest.mark.parametrize(
     "changes", [{"max_aspect": 1.5}, {"teacher_sizes": {"a": 84}}, {"mosaics": {"a": 2}}]
 )

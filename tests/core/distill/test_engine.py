@@ -153,20 +153,6 @@ def test_what_a_student_cannot_do_is_refused(tiny_run: MakeRun) -> None:
         set_up_student(student, EngineConfig(activation_checkpointing=True), Processes())
 
 
-def test_spectral_vectors_move_once_a_step_however_often_the_model_runs() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5))
-    apply_spectral(model, exclude=())
-    spectral = next(m for m in model.modules() if isinstance(m, SpectralWeight))
-    nn.init.normal_(spectral._u)
-    before = spectral._u.clone()
-    iterate_spectral(model.train())
-    once = spectral._u.clone()
-    assert not torch.equal(once, before)
-    model(torch.rand(2, 6))
-    assert torch.equal(spectral._u, once)
-
-
 HEAD = "adaptors.clip.feature_head.fc1.weight"
 
 
@@ -208,3 +194,17 @@ def test_a_resumed_average_equals_an_uninterrupted_one(tiny_run: MakeRun, tmp_pa
     train(whole, QUIET)
     for name in ("checkpoints/step-00000006/average.safetensors", "student/model.safetensors"):
         assert (config.run.out / name).read_bytes() == (whole.run.out / name).read_bytes()
+
+
+def test_spectral_vectors_move_once_a_step_however_often_the_model_runs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5))
+    apply_spectral(model, exclude=())
+    spectral = next(m for m in model.modules() if isinstance(m, SpectralWeight))
+    nn.init.normal_(spectral._u)
+    before = spectral._u.clone()
+    iterate_spectral(model.train())
+    once = spectral._u.clone()
+    assert not torch.equal(once, before)
+    model(torch.rand(2, 6))
+    assert torch.equal(spectral._u, once)

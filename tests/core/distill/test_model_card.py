@@ -68,19 +68,6 @@ def test_the_strictest_licence_decides(licences: dict[str, str], verdict: str) -
     assert text.count("**") == 2
 
 
-def test_the_training_is_told_by_its_numbers() -> None:
-    text = card(get_recipe("toy"), step=800)
-    assert "- 800 of 800 steps on `toyworld`, 3000 crops with stored outputs" in text
-    assert "- stage 1, 450 steps, one group: clip + dino_v2, 32 images of 64 pixels" in text
-    stage = "- stage 2, 350 steps, one group a step: clip + dino_v2, 24 images of 96 pixels; "
-    assert f"{stage}sam, 16 images of 128 pixels, windows of 8" in text
-    features = "0.9 cosine + 0.1 smooth L1 of the features"
-    assert f"- losses of clip: 1 x cosine distance of the summary and 1 x {features}" in text
-    assert f"- losses of sam: 1 x {features}" in text
-    assert "weights averaged" not in text
-    assert "weights averaged with decay 0.9999" in card(get_recipe("single-gpu"))
-
-
 def test_its_command_and_settings_give_the_run_again(tmp_path: Path) -> None:
     config = get_recipe("toy").changed(
         optim={"lr": 0.5}, run={"out": Path("/somewhere/private")}, engine={"workers": 3}

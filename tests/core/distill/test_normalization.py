@@ -55,13 +55,6 @@ def test_statistics_of_batches_are_those_of_all_values() -> None:
     )
 
 
-def test_vectors_count_like_maps_of_one_position() -> None:
-    vectors = torch.randn(9, 4)
-    flat, maps = measured(vectors, covariance=True), measured(vectors[..., None, None])
-    assert flat.count == maps.count == 9
-    torch.testing.assert_close(flat.mean_and_variance(), maps.mean_and_variance())
-
-
 REDUCE = """
 import torch
 from radio_core.distill.normalization import FeatureStatistics

@@ -105,17 +105,6 @@ def test_operations_of_windowed_teachers_are_those_that_run() -> None:
     assert facts.flops() == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
-def test_what_is_not_known_is_said_to_be_unknown(toy: Plan) -> None:
-    assert teacher_facts("hf:somebody/something") is None
-    teachers = dict(toy.config.teachers)
-    teachers["clip"] = replace(teachers["clip"], source="hf:somebody/something")
-    lines = plan_run(toy.config.changed(teachers=teachers), Machine()).lines()
-    text = "\n".join(lines)
-    assert "hf:somebody/something: unknown; left out" in text
-    assert "1 of unknown size" in text
-    assert "at least" in text
-
-
 def test_local_teachers_are_described_by_their_files(tiny_run: MakeRun) -> None:
     config = tiny_run(cached_views=7)
     plan = plan_run(config, Machine())

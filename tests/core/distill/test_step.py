@@ -136,15 +136,6 @@ def test_losses_are_those_of_the_paper_on_standardised_targets(config: TrainConf
     assert losses.weights == {}
 
 
-def test_numbers_for_the_metrics(config: TrainConfig) -> None:
-    distiller = Distiller(config.changed(loss={"balancing": "uncertainty"}), SPECS)
-    losses = distiller(torch.rand(2, 3, 64, 64), targets("sam"), None)
-    numbers = losses.numbers()
-    assert list(numbers) == ["loss", "sam", "sam/features", "weight/sam/features"]
-    assert numbers["loss"] == numbers["sam"] == pytest.approx(0.5 * numbers["sam/features"])
-    assert numbers["weight/sam/features"] == 0.5
-
-
 def test_alpha_and_beta_weigh_the_feature_loss(config: TrainConfig) -> None:
     torch.manual_seed(0)
     distiller = Distiller(config, SPECS).eval()
@@ -213,13 +204,6 @@ def test_a_group_trains_the_backbone_and_its_own_heads_only(config: TrainConfig)
     assert all("adaptors.sam" in name for name in with_gradient if "adaptors" in name)
     without = {n for n, _ in distiller.named_parameters()} - with_gradient
     assert all("adaptors.clip" in name or "adaptors.dino_v2" in name for name in without)
-
-
-def test_the_window_changes_the_student(config: TrainConfig) -> None:
-    deep = replace(config.student.backbone, depth=4, num_windowed=1)
-    distiller = Distiller(config.changed(student={"backbone": deep}), SPECS).eval()
-    images, goals = torch.rand(2, 3, 64, 64), targets("sam")
-    assert distiller(images, goals, 4).total != distiller(images, goals, None).total
 
 
 def inverse(distiller: Distiller, output: str, values: torch.Tensor) -> torch.Tensor:
