@@ -68,7 +68,7 @@ def run_contestant(
     out.mkdir(parents=True, exist_ok=True)
     tower, options = "toy", {"radio_resolution": str(resolution)}
     if name == "toy-clip":
-        tower, options = clip_tower(out), {}
+        tower, options = _clip_tower(out), {}
     images = noise_images(data, out) if name == "blind" else data / "images"
     model = train_toy_llava(
         out, tower=tower, data=data, images=images, training=training, options=options
@@ -88,7 +88,7 @@ def run_contestant(
     return {**result.metrics, "settings": result.record["settings"]}
 
 
-def clip_tower(folder: Path) -> str:
+def _clip_tower(folder: Path) -> str:
     """toy-clip in the form that LLaVA's own CLIP tower reads, written below `folder`."""
     require("open_clip", extra="clip")
     from radio_llava.clip_vision import save_clip_vision

@@ -3,17 +3,13 @@
 `llava-torch` was written for transformers 4.36. What has changed since then is bridged here, and
 only here, each time after looking whether it has changed:
 
-- `apply` mends the models: `forward` drops the arguments that newer `generate` passes and that
-  LLaVA's signature does not have (`cache_position`); saving takes language models whose generation
-  settings transformers has come to refuse (Vicuna's); `--fsdp` may be True instead of a list.
-- `apply_to_training` mends what `llava.train` needs: a name that it imports from
-  `transformers.trainer`, the trainer's renamed arguments, and the gathering of weights, which
-  imports deepspeed even where nothing is sharded. A base model is read as float32 where no dtype
-  is asked for, not as what it was stored in (Vicuna's float16, which no optimizer can train).
+- `apply` mends the models: `forward` drops arguments that newer `generate` passes and LLaVA does
+  not have; saving resets generation settings that transformers has come to refuse (Vicuna's).
+- `apply_to_training` mends the trainer, and the gathering of weights, which imports deepspeed even
+  where nothing is sharded. A base model is read as float32 where no dtype is asked for, not as
+  what it was stored in (Vicuna's float16, which no optimizer can train).
 - `modern_flags` renames the training flags that transformers has renamed, drops those that are
   gone, and passes on the process's rank, which transformers no longer looks up.
-
-Nothing is done at import, nothing twice, and nothing where it is not needed.
 """
 
 import dataclasses
@@ -188,52 +184,49 @@ def drop_unused_sampling(generation: Any) -> None:
             setattr(generation, name, neutral)
 
 
-def wrap_once(
-    owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Replace the function `name` of a module or class by `wrap(function)`, unless that is done.
+def wrap_once(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Let a module or class call `replacement(original, ...)` as its function `name`; once.
 
-    The new function has the old one's signature, which transformers and peft look at.
+    It has the old one's signature, which transformers and peft look at.
     """
     original = getattr(owner, name)
     done: tuple[str, ...] = getattr(original, "_radio_wrapped", ())
-    if wrap.__qualname__ in done:
+    if replacement.__qualname__ in done:
         return
-    replacement = wrap(original)
-    if replacement is original:  # nothing to mend
-        return
-    wrapped = functools.wraps(original)(replacement)
-    wrapped._radio_wrapped = (*done, wrap.__qualname__)  # type: ignore[attr-defined]
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return replacement(original, *args, **kwargs)
+
+    wrapped._radio_wrapped = (*done, replacement.__qualname__)  # type: ignore[attr-defined]
     setattr(owner, name, wrapped)
 
 
-def _with_known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A `forward` that drops keyword arguments which it does not have."""
+def _with_known_arguments(forward: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     parameters = inspect.signature(forward).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return forward
-
-    def known_only(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return forward(self, *args, **{k: v for k, v in kwargs.items() if k in parameters})
-
-    return known_only
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        kwargs = {k: v for k, v in kwargs.items() if k in parameters}
+    return forward(self, *args, **kwargs)
 
 
-def _without_unused_sampling(save: Callable[..., Any]) -> Callable[..., Any]:
-    def saved(self: Any, *args: Any, **kwargs: Any) -> Any:
-        drop_unused_sampling(getattr(self, "generation_config", None))
-        return save(self, *args, **kwargs)
-
-    return saved
+def _without_unused_sampling(save: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    drop_unused_sampling(getattr(self, "generation_config", None))
+    return save(self, *args, **kwargs)
 
 
-def _with_fsdp_as_list(initialize: Callable[..., Any]) -> Callable[..., Any]:
+def _with_fsdp_as_list(initialize: Any, self: Any, model_args: Any, fsdp: Any = None) -> Any:
     """LLaVA asks for the length of `--fsdp`; newer transformers make it True."""
+    return initialize(self, model_args, ["full_shard"] if fsdp is True else fsdp or None)
 
-    def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> Any:
-        return initialize(self, model_args, ["full_shard"] if fsdp is True else fsdp or None)
 
-    return initialize_vision_modules
+def _as_float32(load: Any, *args: Any, **kwargs: Any) -> Any:
+    if "torch_dtype" in kwargs:  # LLaVA's training gives None for float32
+        kwargs["torch_dtype"] = kwargs["torch_dtype"] or "float32"
+    return load(*args, **kwargs)
+
+
+def _without_deepspeed(gather: Any, param: Any, *_: Any, **__: Any) -> Any:
+    return param.detach().cpu().clone()
 
 
 def _mend_trainer(own: Any, base: Any) -> None:
@@ -242,34 +235,26 @@ def _mend_trainer(own: Any, base: Any) -> None:
     def has(method: str, argument: str) -> bool:
         return argument in inspect.signature(getattr(base, method)).parameters
 
-    def with_processing_class(init: Callable[..., None]) -> Callable[..., None]:
-        def renamed(self: Any, *args: Any, tokenizer: Any = None, **kwargs: Any) -> None:
-            init(self, *args, **({"processing_class": tokenizer} | kwargs))
+    def with_processing_class(
+        init: Any, self: Any, *args: Any, tokenizer: Any = None, **kwargs: Any
+    ) -> None:
+        init(self, *args, **({"processing_class": tokenizer} | kwargs))
 
-        return renamed
+    def with_train_dataset(sampler: Any, self: Any, train_dataset: Any = None) -> Any:
+        return sampler(self)  # LLaVA trains on one data set, which the trainer has
 
-    def with_train_dataset(sampler: Callable[..., Any]) -> Callable[..., Any]:
-        # LLaVA trains on one data set, which the trainer has
-        return lambda self, train_dataset=None: sampler(self)
+    def with_model(create: Any, self: Any, model: Any = None) -> Any:
+        before = self.model
+        self.model = before if model is None else model  # the sharded one, which is trained
+        try:
+            return create(self)
+        finally:
+            self.model = before
 
-    def with_model(create: Callable[..., Any]) -> Callable[..., Any]:
-        def of_given_model(self: Any, model: Any = None) -> Any:
-            own = self.model
-            self.model = own if model is None else model  # the sharded one, which is trained
-            try:
-                return create(self)
-            finally:
-                self.model = own
-
-        return of_given_model
-
-    def without_metrics(save: Callable[..., Any]) -> Callable[..., Any]:
-        def saved(self: Any, model: Any, trial: Any, *_: Any) -> Any:
-            if getattr(self.args, "tune_mm_mlp_adapter", False):
-                return save(self, model, trial)
-            return base._save_checkpoint(self, model, trial)
-
-        return saved
+    def without_metrics(save: Any, self: Any, model: Any, trial: Any, *_: Any) -> Any:
+        if getattr(self.args, "tune_mm_mlp_adapter", False):
+            return save(self, model, trial)
+        return base._save_checkpoint(self, model, trial)
 
     if not has("__init__", "tokenizer"):
         wrap_once(own, "__init__", with_processing_class)
@@ -280,19 +265,3 @@ def _mend_trainer(own: Any, base: Any) -> None:
         wrap_once(own, "create_optimizer", with_model)
     if not has("_save_checkpoint", "metrics"):
         wrap_once(own, "_save_checkpoint", without_metrics)
-
-
-def _as_float32(load: Callable[..., Any]) -> Callable[..., Any]:
-    def loaded(*args: Any, **kwargs: Any) -> Any:
-        if "torch_dtype" in kwargs:  # LLaVA's training gives None for float32
-            kwargs["torch_dtype"] = kwargs["torch_dtype"] or "float32"
-        return load(*args, **kwargs)
-
-    return loaded
-
-
-def _without_deepspeed(gather: Callable[..., Any]) -> Callable[..., Any]:
-    def plain(param: Any, ignore_status: bool = False, name: str | None = None) -> Any:
-        return param.detach().cpu().clone()
-
-    return plain

@@ -145,18 +145,13 @@ class MixedSizes:
 
 
 def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) -> None:
-    """Refuse samples of another form than LLaVA's, with a wrong number of `<image>`, or without
-    files.
-    """
+    """Refuse samples of another form, with a wrong number of `<image>`, or without files."""
     if not samples:
         raise ValueError("the training data has no samples")
     listings: dict[str, set[str]] = {}
     problems = []
     for index, sample in enumerate(samples):
-        problem = (
-            _malformed(sample) or _mismatch(sample) or _missing_file(sample, image_folder, listings)
-        )
-        if problem:
+        if problem := _problem(sample, image_folder, listings):
             problems.append(f"{_name(index, sample)}: {problem}")
     if problems:
         shown = "\n  ".join(problems[:_SHOWN])
@@ -166,7 +161,8 @@ def check_samples(samples: Sequence[Sample], image_folder: str | Path | None) ->
         )
 
 
-def _malformed(sample: Any) -> str:
+def _problem(sample: Any, image_folder: str | Path | None, listings: dict[str, set[str]]) -> str:
+    """What is wrong with a sample; "" for nothing. Every folder of images is listed once."""
     turns = sample.get("conversations") if isinstance(sample, dict) else None
     if not isinstance(turns, list) or not turns:
         return 'has no "conversations"'
@@ -175,34 +171,20 @@ def _malformed(sample: Any) -> str:
             return 'has a turn without "from" and "value"'
         if not isinstance(turn["value"], str):
             return "has a turn whose value is no text"
-    image = sample.get("image", "")
-    if not all(isinstance(name, str) for name in (image if isinstance(image, list) else [image])):
-        return f'"image" is {image!r}: it must be a file name or a list of them, or not be there'
-    return ""
-
-
-def _mismatch(sample: Sample) -> str:
-    texts = [sentence["value"] for sentence in sample["conversations"]]
-    image = sample.get("image")
-    if isinstance(image, list):
-        found = sum(text.count(IMAGE) for text in texts)
-    else:  # LLaVA makes one of several in the same sentence
-        found = sum(IMAGE in text for text in texts)
-    given = len(image) if isinstance(image, list) else int("image" in sample)
-    if found == given and image != []:
-        return ""
-    if not found:
-        return (
-            "has an image, but no <image> in its text" if given else "has an empty list of images"
-        )
-    return f"has {found} <image> in its text, but {given} image(s)"
-
-
-def _missing_file(
-    sample: Sample, image_folder: str | Path | None, listings: dict[str, set[str]]
-) -> str:
     image = sample.get("image", [])
-    for name in image if isinstance(image, list) else [image]:
+    names = image if isinstance(image, list) else [image]
+    if not all(isinstance(name, str) for name in names):
+        return f'"image" is {image!r}: it must be a file name or a list of them, or not be there'
+    if "image" in sample and not names:
+        return "has an empty list of images"
+    marks = [turn["value"].count(IMAGE) for turn in turns]
+    # beside a single file name, LLaVA makes one mark of several in the same sentence
+    found = sum(marks) if isinstance(sample.get("image"), list) else sum(map(bool, marks))
+    if names and not found:
+        return "has an image, but no <image> in its text"
+    if found != len(names):
+        return f"has {found} <image> in its text, but {len(names)} image(s)"
+    for name in names:
         folder, file = os.path.split(os.path.join(image_folder or "", name))
         if folder not in listings:
             try:

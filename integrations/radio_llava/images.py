@@ -125,17 +125,9 @@ class RadioImageProcessor:
         self.size = {"shortest_edge": side}
 
     def preprocess(
-        self,
-        images: Image.Image | Sequence[Image.Image],
-        return_tensors: str = "pt",
-        **_: Any,
+        self, images: Image.Image | Sequence[Image.Image], return_tensors: str = "pt", **_: Any
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Resize, pad and scale images.
-
-        Args:
-            images: one, or several of any sizes.
-            return_tensors: "pt", the only kind there is.
-            **_: options of other processors, which have no meaning here.
+        """Resize, pad and scale images of any sizes; options of other processors do nothing.
 
         Returns:
             {"pixel_values": float32 [B, 3, H, W] in [0, 1]}; where the sizes differ a list of

@@ -1,7 +1,7 @@
 """RADIO and other models among LLaVA's towers: names, images of any sizes, counted truncation."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,139 +50,119 @@ class ImageList(list[Tensor]):
     counts: Sequence[int] = ()
 
 
-def _with_our_towers(build: Callable[..., Any]) -> Callable[..., Any]:
+def _with_our_towers(build: Any, vision_tower_cfg: Any, **kwargs: Any) -> Any:
     """`build_vision_tower` that knows our names too."""
-
-    def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> Any:
-        name = getattr(vision_tower_cfg, "mm_vision_tower", None)
-        name = name or getattr(vision_tower_cfg, "vision_tower", None)
-        if name is None or not (is_teacher(name) or is_radio_tower(name)):
-            try:
-                return build(vision_tower_cfg, **kwargs)
-            except ValueError as error:
-                if name is None or "vision tower" not in str(error):
-                    raise
-        return VisionTower(name, vision_tower_cfg, **kwargs)
-
-    return build_vision_tower
+    name = getattr(vision_tower_cfg, "mm_vision_tower", None)
+    name = name or getattr(vision_tower_cfg, "vision_tower", None)
+    if name is None or not (is_teacher(name) or is_radio_tower(name)):
+        try:
+            return build(vision_tower_cfg, **kwargs)
+        except ValueError as error:
+            if name is None or "vision tower" not in str(error):
+                raise
+    return VisionTower(name, vision_tower_cfg, **kwargs)
 
 
-def _recording_the_tower(initialize: Callable[..., Any]) -> Callable[..., Any]:
-    """`initialize_vision_modules` that writes the tower into the config; its choices are kept
-    later.
-    """
-
-    def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
-        name = model_args.vision_tower
-        unfreeze = bool(getattr(model_args, "unfreeze_mm_vision_tower", False))
-        if unfreeze and model_args.tune_mm_mlp_adapter:
-            raise ValueError(
-                "--tune_mm_mlp_adapter trains the projector alone: leave "
-                "--unfreeze_mm_vision_tower out, or train in a second stage"
-            )
-        if unfreeze and fsdp:  # LLaVA hides the tower from it in a list
-            raise ValueError(
-                "--fsdp would neither train nor save the vision tower: leave it out (deepspeed "
-                "shards too), or leave --unfreeze_mm_vision_tower out"
-            )
-        if name is not None:
-            check_flags(name, model_args)
-        old = self.get_vision_tower()
-        if isinstance(old, VisionTower):
-            if name != old.vision_tower_name or (unfreeze and not old.trainable):
-                del self.vision_tower  # LLaVA builds the one that is asked for
-            elif old.is_radio:
-                setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
-                if (wanted := tower_config_of(name, model_args)) != old.tower_config:
-                    old.choose(wanted)
-        initialize(self, model_args, fsdp)
-        tower = self.get_vision_tower()
-        if not isinstance(tower, VisionTower):
-            return
-        first = next((x for x in self.mm_projector.parameters() if x.ndim == 2), None)
-        if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
-            raise ValueError(
-                f"the model's projector takes features of width {first.shape[1]}, but those of "
-                f"{name} as chosen have {tower.hidden_size}: keep the tower and the features that "
-                "the projector was trained with"
-            )
-        if unfreeze:
-            tower.unfreeze()
-        else:
-            tower.requires_grad_(False)
-        tower.keeps_float32 = unfreeze
-        setattr(self.config, RECORDED, to_mapping(tower.tower_config))
-        self.config.unfreeze_mm_vision_tower = tower.trainable
-
-    return initialize_vision_modules
+def _recording_the_tower(initialize: Any, self: Any, model_args: Any, fsdp: Any = None) -> None:
+    """`initialize_vision_modules` that writes the tower and its choices into the config."""
+    name = model_args.vision_tower
+    unfreeze = bool(getattr(model_args, "unfreeze_mm_vision_tower", False))
+    if unfreeze and model_args.tune_mm_mlp_adapter:
+        raise ValueError(
+            "--tune_mm_mlp_adapter trains the projector alone: leave "
+            "--unfreeze_mm_vision_tower out, or train in a second stage"
+        )
+    if unfreeze and fsdp:  # LLaVA hides the tower from it in a list
+        raise ValueError(
+            "--fsdp would neither train nor save the vision tower: leave it out (deepspeed "
+            "shards too), or leave --unfreeze_mm_vision_tower out"
+        )
+    if name is not None:
+        check_flags(name, model_args)
+    old = self.get_vision_tower()
+    if isinstance(old, VisionTower):
+        if name != old.vision_tower_name or (unfreeze and not old.trainable):
+            del self.vision_tower  # LLaVA builds the one that is asked for
+        elif old.is_radio:
+            setattr(model_args, RECORDED, getattr(self.config, RECORDED, None))
+            if (wanted := tower_config_of(name, model_args)) != old.tower_config:
+                old.choose(wanted)
+    initialize(self, model_args, fsdp)
+    tower = self.get_vision_tower()
+    if not isinstance(tower, VisionTower):
+        return
+    first = next((x for x in self.mm_projector.parameters() if x.ndim == 2), None)
+    if first is not None and first.numel() and first.shape[1] != tower.hidden_size:
+        raise ValueError(
+            f"the model's projector takes features of width {first.shape[1]}, but those of "
+            f"{name} as chosen have {tower.hidden_size}: keep the tower and the features that "
+            "the projector was trained with"
+        )
+    if unfreeze:
+        tower.unfreeze()
+    else:
+        tower.requires_grad_(False)
+    tower.keeps_float32 = unfreeze
+    setattr(self.config, RECORDED, to_mapping(tower.tower_config))
+    self.config.unfreeze_mm_vision_tower = tower.trainable
 
 
-def _one_by_one(encode: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(encode: Any, self: Any, images: Any) -> Any:
     """`encode_images` that projects the tokens of every image of an `ImageList` by themselves."""
-
-    def encode_images(self: Any, images: Any) -> Any:
-        if not isinstance(images, ImageList):
-            return encode(self, images)
-        features = self.get_model().get_vision_tower()(images)
-        projector = self.get_model().mm_projector
-        projected = [projector(tokens[None])[0] for tokens in features]
-        images.counts = [len(tokens) for tokens in projected]
-        return projected
-
-    return encode_images
+    if not isinstance(images, ImageList):
+        return encode(self, images)
+    features = self.get_model().get_vision_tower()(images)
+    projector = self.get_model().mm_projector
+    projected = [projector(tokens[None])[0] for tokens in features]
+    images.counts = [len(tokens) for tokens in projected]
+    return projected
 
 
-def _with_mixed_sizes(prepare: Callable[..., Any]) -> Callable[..., Any]:
+def _with_mixed_sizes(
+    prepare: Any,
+    self: Any,
+    input_ids: Any,
+    position_ids: Any,
+    attention_mask: Any,
+    past_key_values: Any,
+    labels: Any,
+    images: Any,
+    image_sizes: Any = None,
+) -> Any:
     """`prepare_inputs_labels_for_multimodal` for images of any sizes, with clear errors."""
 
-    def prepare_inputs_labels_for_multimodal(
-        self: Any,
-        input_ids: Any,
-        position_ids: Any,
-        attention_mask: Any,
-        past_key_values: Any,
-        labels: Any,
-        images: Any,
-        image_sizes: Any = None,
-    ) -> Any:
-        def original(images: Any, mask: Any = attention_mask) -> Any:
-            texts = (input_ids, position_ids, mask, past_key_values, labels)
-            return prepare(self, *texts, images, image_sizes)
+    def original(images: Any, mask: Any = attention_mask) -> Any:
+        texts = (input_ids, position_ids, mask, past_key_values, labels)
+        return prepare(self, *texts, images, image_sizes)
 
-        if input_ids is None or input_ids.shape[1] == 1:
-            return original(images)
-        if images is None:
-            refuse_lost_images(input_ids)
-        if images is None or not isinstance(self.get_vision_tower(), VisionTower):
-            return original(images)
-        marks = input_ids == IMAGE_TOKEN_INDEX
-        if attention_mask is not None:
-            marks = marks & attention_mask.bool()
-        tokens: list[int] = marks.sum(dim=1).tolist()
-        listed = _matched(images, tokens, self.get_vision_tower())
-        if attention_mask is None and len(input_ids) > 1:  # images of other sizes bring padding
-            attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
-        results = original(listed, attention_mask)
-        _count_truncation(self, input_ids, attention_mask, tokens, listed, results[4])
-        return results
-
-    return prepare_inputs_labels_for_multimodal
+    if input_ids is None or input_ids.shape[1] == 1:
+        return original(images)
+    if images is None:
+        refuse_lost_images(input_ids)
+    if images is None or not isinstance(self.get_vision_tower(), VisionTower):
+        return original(images)
+    marks = input_ids == IMAGE_TOKEN_INDEX
+    if attention_mask is not None:
+        marks = marks & attention_mask.bool()
+    tokens: list[int] = marks.sum(dim=1).tolist()
+    listed = _matched(images, tokens, self.get_vision_tower())
+    if attention_mask is None and len(input_ids) > 1:  # images of other sizes bring padding
+        attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+    results = original(listed, attention_mask)
+    _count_truncation(self, input_ids, attention_mask, tokens, listed, results[4])
+    return results
 
 
-def _with_images_in_place(generate: Callable[..., Any]) -> Callable[..., Any]:
+def _with_images_in_place(
+    generate: Any, self: Any, inputs: Any = None, images: Any = None, *args: Any, **kwargs: Any
+) -> Any:
     """`generate` for batches of mixed sizes, that refuses a prompt with `<image>` but no image."""
-
-    def generate_with_images(
-        self: Any, inputs: Any = None, images: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        if images is None and isinstance(inputs, Tensor):
-            refuse_lost_images(inputs)
-        if not isinstance(self.get_vision_tower(), VisionTower):
-            return generate(self, inputs, images, *args, **kwargs)
-        with padded_left(self.config):
-            return generate(self, inputs, images, *args, **kwargs)
-
-    return generate_with_images
+    if images is None and isinstance(inputs, Tensor):
+        refuse_lost_images(inputs)
+    if not isinstance(self.get_vision_tower(), VisionTower):
+        return generate(self, inputs, images, *args, **kwargs)
+    with padded_left(self.config):
+        return generate(self, inputs, images, *args, **kwargs)
 
 
 @contextmanager
@@ -244,15 +224,6 @@ class Truncation:
         self.tokens = 0
         self._told = 0
 
-    @classmethod
-    def of(cls, model: Any) -> "Truncation":
-        """The counter of a model, a new one where it has none yet."""
-        counter = getattr(model, "radio_truncation", None)
-        if not isinstance(counter, cls):
-            counter = cls()
-            model.radio_truncation = counter
-        return counter
-
     def add(self, limit: int, lengths: Sequence[int]) -> None:
         """Count sequences of these lengths in tokens, cut off after `limit`.
 
@@ -283,7 +254,9 @@ def _count_truncation(
     limit = getattr(model.config, "tokenizer_model_max_length", None)
     if limit is None or embeds is None or embeds.shape[1] < limit:
         return
-    counter = Truncation.of(model)
+    if not hasattr(model, "radio_truncation"):
+        model.radio_truncation = Truncation()
+    counter: Truncation = model.radio_truncation
     if not isinstance(images, ImageList):  # tiles: how they are merged is LLaVA's own affair
         counter.add(limit, [limit + 1])
         return

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,7 @@ def check_flags(name: str, args: Any) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TowerShape:
+class TowerShape(NamedTuple):
     """What LLaVA reads of a tower's `config`: width of the features, and sides in pixels."""
 
     hidden_size: int

@@ -73,26 +73,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def checked(make: Any) -> Any:
+def checked(make: Any, tokenizer: Any, data_args: Any) -> dict[str, Any]:
     """`make_supervised_data_module` whose data is checked, where the tower is one of ours."""
-
-    def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
-        if not isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
-            return dict(make(tokenizer=tokenizer, data_args=data_args))
-        if data_args.image_aspect_ratio not in _ASPECTS:
-            raise ValueError(
-                f"--image_aspect_ratio {data_args.image_aspect_ratio}: known are "
-                f"{', '.join(_ASPECTS)}; RADIO takes images of any size as they are"
-            )
-        try:
-            module: dict[str, Any] = make(tokenizer=tokenizer, data_args=data_args)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--data_path {data_args.data_path}: {error}") from error
-        module["train_dataset"] = CheckedDataset(module["train_dataset"])
-        module["data_collator"] = MixedSizes(module["data_collator"])
-        return module
-
-    return make_supervised_data_module
+    if not isinstance(getattr(data_args, "image_processor", None), RadioImageProcessor):
+        return dict(make(tokenizer=tokenizer, data_args=data_args))
+    if data_args.image_aspect_ratio not in _ASPECTS:
+        raise ValueError(
+            f"--image_aspect_ratio {data_args.image_aspect_ratio}: known are "
+            f"{', '.join(_ASPECTS)}; RADIO takes images of any size as they are"
+        )
+    try:
+        module: dict[str, Any] = make(tokenizer=tokenizer, data_args=data_args)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--data_path {data_args.data_path}: {error}") from error
+    module["train_dataset"] = CheckedDataset(module["train_dataset"])
+    module["data_collator"] = MixedSizes(module["data_collator"])
+    return module
 
 
 def _attention(train: ModuleType, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -13,12 +13,7 @@ from rich.console import Console
 
 from radio_core.progress import rich_progress
 from radio_eval.cli.evaluate import evaluate
-from radio_eval.llava_toy import (
-    CONTESTANTS,
-    ToyLlavaSizes,
-    prepare_toy_vqa,
-    run_contestant,
-)
+from radio_eval.llava_toy import CONTESTANTS, ToyLlavaSizes, prepare_toy_vqa, run_contestant
 from radio_eval.report.llava import llava_page, llava_table
 from radio_eval.runner import installed_versions
 from radio_llava.toy import ToyTraining

@@ -125,11 +125,7 @@ def read_answers(path: Path) -> Answers:
 
 
 def parsed(
-    path: Path,
-    things: Iterable[tuple[str, S]],
-    parse: Callable[[S], T],
-    expected: str,
-    what: str,
+    path: Path, things: Iterable[tuple[str, S]], parse: Callable[[S], T], expected: str, what: str
 ) -> list[T]:
     """`things` (place, part of the document) parsed; all misfits are counted in one error.
 

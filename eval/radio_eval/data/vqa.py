@@ -67,21 +67,10 @@ _LLAVA: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "gqa": (
         "llava_gqa_testdev_balanced.jsonl",
         "data/images",
-        (
-            "data/testdev_balanced_questions.json",
-            "data/questions*/testdev_balanced_questions.json",
-        ),
+        tuple(f"data/{x}testdev_balanced_questions.json" for x in ("", "questions*/")),
     ),
-    "textvqa": (
-        "llava_textvqa_val_v051_ocr.jsonl",
-        "train_images",
-        ("TextVQA_0.5.1_val.json",),
-    ),
-    "pope": (
-        "llava_pope_test.jsonl",
-        "val2014",
-        ("coco/coco_pope_*.json", "coco_pope_*.json"),
-    ),
+    "textvqa": ("llava_textvqa_val_v051_ocr.jsonl", "train_images", ("TextVQA_0.5.1_val.json",)),
+    "pope": ("llava_pope_test.jsonl", "val2014", ("coco/coco_pope_*.json", "coco_pope_*.json")),
     "vqav2": ("llava_vqav2_mscoco_test-dev2015.jsonl", "test2015", ()),  # no public answers
     "scienceqa": ("llava_test_CQM-A.json", "images/test", ()),
 }

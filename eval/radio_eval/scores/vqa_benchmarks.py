@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from radio_eval.data.answers import (
     Answer,
@@ -158,8 +158,7 @@ class TextVqa(Benchmark):
         return several_answers(people, textvqa_accuracy) if people else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class PopeLabel:
+class PopeLabel(NamedTuple):
     """A line of POPE; the question is without the request for a short answer."""
 
     line: int

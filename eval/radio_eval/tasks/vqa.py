@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -257,17 +257,14 @@ def _image_sizes(
     questions: Sequence[VqaQuestion], folder: Path, context: Context
 ) -> tuple[dict[int, tuple[int, int]], Faults]:
     """(height, width) of the images that are there, and the questions that cannot be asked."""
-    of_file: dict[str, tuple[int, int] | str] = {}
+    size_of = cache(lambda name: _image_size(folder / name))
     sizes: dict[int, tuple[int, int]] = {}
     faults: Faults = {}
     for place, question in enumerate(questions):
-        name = question.image
         if question.fault:
             faults[place] = question.fault
-        elif name:
-            if name not in of_file:
-                of_file[name] = _image_size(folder / name)
-            found = of_file[name]
+        elif question.image:
+            found = size_of(question.image)
             if isinstance(found, str):
                 faults[place] = found
             else:

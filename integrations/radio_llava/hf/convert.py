@@ -113,13 +113,7 @@ def convert_llava(directory: str | Path, out: str | Path, dtype: torch.dtype | N
 
 
 def read_state(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a saved transformers model, from one file or from several with an index.
-
-    Raises:
-        FileNotFoundError: no weights there; a directory with a LoRA or a projector alone is named
-            as such.
-        ValueError: a damaged file, or one with more in it than tensors.
-    """
+    """All tensors of a saved transformers model, from one file or from several with an index."""
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = directory / f"{stem}.{suffix}.index.json"
         names = {f"{stem}.{suffix}"}
@@ -167,10 +161,7 @@ def _text_config(fields: dict[str, Any]) -> PretrainedConfig:
         raise ValueError(
             f"model_type {kind!r} cannot be converted; known: {', '.join(_TEXT_MODELS)}"
         )
-    known = AutoConfig.for_model(_TEXT_MODELS[kind]).to_dict().keys() | {
-        "rope_theta",
-        "rope_scaling",
-    }
+    known = {*AutoConfig.for_model(_TEXT_MODELS[kind]).to_dict(), "rope_theta", "rope_scaling"}
     own = {key: value for key, value in fields.items() if key in known}
     for other in ("model_type", "architectures", "transformers_version"):
         own.pop(other, None)

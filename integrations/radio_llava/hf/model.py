@@ -25,13 +25,7 @@ from radio_core.models.config import RadioConfig
 from radio_core.models.normalizers import InputConditioner
 from radio_core.models.radio import RadioModel
 from radio_llava.compat import drop_unused_sampling
-from radio_llava.features import (
-    TowerConfig,
-    feature_dim,
-    freeze_unused,
-    token_side,
-    tower_features,
-)
+from radio_llava.features import TowerConfig, feature_dim, freeze_unused, token_side, tower_features
 from radio_llava.hf import check_transformers
 from radio_llava.hf.processing import (
     RadioLlavaImageProcessor,
@@ -222,10 +216,7 @@ def register() -> None:
 
 
 def build_llava(
-    radio: RadioModel,
-    tower: TowerConfig,
-    language_model: PreTrainedModel,
-    tokenizer: Any,
+    radio: RadioModel, tower: TowerConfig, language_model: PreTrainedModel, tokenizer: Any
 ) -> LlavaForConditionalGeneration:
     """A LLaVA with a fresh projector between a RADIO model and a language model.
 

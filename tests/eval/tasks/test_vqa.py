@@ -15,12 +15,7 @@ from radio_core.data.images import load_rgb
 from radio_core.data.toyworld.export import export
 from radio_core.processes import Processes
 from radio_eval.data.answers import ScoreInputError, read_answers
-from radio_eval.data.vqa import (
-    BENCHMARKS,
-    VqaData,
-    find_vqa_data,
-    read_vqa_questions,
-)
+from radio_eval.data.vqa import BENCHMARKS, VqaData, find_vqa_data, read_vqa_questions
 from radio_eval.runner import Context, TaskResult, run_task
 from radio_eval.tasks import vqa as task_module
 from radio_eval.tasks.vqa import Vqa
@@ -264,11 +259,7 @@ def test_several_processes_share_the_questions(gqa: VqaData, tmp_path: Path) -> 
     ],
 )
 def test_questions_on_broken_images_have_no_answer(
-    task: str,
-    accuracy: float | None,
-    unscored: str,
-    toy_vqa: Path,
-    tmp_path: Path,
+    task: str, accuracy: float | None, unscored: str, toy_vqa: Path, tmp_path: Path
 ) -> None:
     data = copied(find_vqa_data(task, toy_vqa), tmp_path / "images")
     oracle = known_to(data)

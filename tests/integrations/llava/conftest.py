@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from radio_core.data.toyworld import render_scene
 
@@ -134,6 +136,32 @@ def llava_flags(tiny_llama: Path, toy_conversations: Path) -> Callable[..., list
         return argv
 
     return command_line
+
+
+@pytest.fixture(scope="module")
+def run(llava_flags: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Trains with `llava_flags` and the given ones; returns the folder of the model."""
+    from radio_llava import train
+
+    def train_model(name: str, **changes: Any) -> Path:
+        folder: Path = changes.pop("output_dir", tmp_path_factory.mktemp("run") / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train"])
+            torch.manual_seed(0)
+            assert train.main(llava_flags(output_dir=folder, **changes)) == 0
+        return folder
+
+    return train_model
+
+
+@pytest.fixture(scope="session")
+def images() -> Any:
+    """Noise [3, H, W] of three sizes, of 40, 24 and 64 patches of 8 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    found: list[Tensor] = []
+    for size in ((64, 40), (24, 64), (64, 64)):
+        found.append(torch.rand(3, *size, generator=generator))
+    return found
 
 
 @pytest.fixture(scope="session")

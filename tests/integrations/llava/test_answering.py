@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
 from radio_core.cli import main
-from radio_llava import train
 from radio_llava.answering import Answerer, Query, conversation_of, load_answerer
 from radio_llava.images import token_count
 
@@ -21,21 +19,6 @@ pytestmark = pytest.mark.slow
 COLOURS = ("red", "green", "blue", "yellow")
 SIZES = ((90, 50), (33, 64), (64, 64), (20, 128))
 QUESTION = "What colour is the object?"
-
-
-@pytest.fixture(scope="module")
-def run(llava_flags: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Trains with `llava_flags` and the given ones; returns the folder of the model."""
-
-    def train_model(name: str, **changes: Any) -> Path:
-        folder: Path = tmp_path_factory.mktemp("run") / name
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["train"])
-            torch.manual_seed(0)
-            assert train.main(llava_flags(output_dir=folder, **changes)) == 0
-        return folder
-
-    return train_model
 
 
 @pytest.fixture(scope="module")

@@ -210,4 +210,4 @@ def test_training_names_the_flag_that_does_not_fit(
     data_args = SimpleNamespace(data_path=tmp_path / "data.json", image_aspect_ratio=aspect)
     data_args.image_processor = RadioImageProcessor(64, 8)
     with pytest.raises(ValueError, match=message):
-        checked(make)(tokenizer=None, data_args=data_args)
+        checked(make, tokenizer=None, data_args=data_args)

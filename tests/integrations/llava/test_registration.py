@@ -36,12 +36,6 @@ def llava(tiny_llama: Path) -> Any:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(3, *size, generator=generator) for size in [(64, 40), (24, 64), (64, 64)]]
-
-
 def logits(model: Any, ids: list[list[int]], images: Any) -> list[Tensor]:
     """The logits [L_i, V] of every sample, without its padding."""
     longest = max(map(len, ids))

@@ -16,13 +16,7 @@ from radio_core.models import RadioConfig
 from radio_core.models.eradio import eradio_config
 from radio_core.teachers import TOY_TEACHERS, load_teacher
 from radio_llava import tower as towers
-from radio_llava.features import (
-    TowerConfig,
-    feature_dim,
-    freeze_unused,
-    normalised,
-    tower_features,
-)
+from radio_llava.features import TowerConfig, feature_dim, freeze_unused, normalised, tower_features
 from radio_llava.tower import VisionTower
 
 
@@ -40,21 +34,8 @@ def tower() -> VisionTower:
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(3, *size, generator=generator) for size in [(64, 40), (24, 64), (64, 64)]]
-
-
-@pytest.fixture(scope="module")
 def toy() -> RadioModel:
     return load_model("toy")
-
-
-@pytest.fixture(scope="module")
-def mixed() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(64, 40), (24, 64), (64, 40)]
-    return [torch.rand(3, height, width, generator=generator) for height, width in sizes]
 
 
 @pytest.fixture(scope="module")
@@ -64,42 +45,43 @@ def teacher() -> VisionTower:
 
 
 def test_a_batch_of_mixed_sizes_equals_one_image_at_a_time(
-    toy: RadioModel, mixed: list[Tensor]
+    toy: RadioModel, images: list[Tensor]
 ) -> None:
     config = TowerConfig(model="toy")
     with torch.no_grad():
-        together = tower_features(toy, mixed, config)
-        alone = [tower_features(toy, [image], config)[0] for image in mixed]
+        several = [*images[:2], images[0].flip(-1)]
+        together = tower_features(toy, several, config)
+        alone = [tower_features(toy, [image], config)[0] for image in several]
     assert [len(x) for x in together] == [40, 24, 40]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_the_default_is_the_backbones_last_features(toy: RadioModel, mixed: list[Tensor]) -> None:
+def test_the_default_is_the_backbones_last_features(toy: RadioModel, images: list[Tensor]) -> None:
     with torch.no_grad():
-        found = tower_features(toy, mixed[0][None], TowerConfig(model="toy"))
-        expected = toy(mixed[0][None])
+        found = tower_features(toy, images[0][None], TowerConfig(model="toy"))
+        expected = toy(images[0][None])
     assert torch.equal(found[0], expected.features[0])
 
 
 def test_layers_are_put_side_by_side_in_the_order_asked_for(
-    toy: RadioModel, mixed: list[Tensor]
+    toy: RadioModel, images: list[Tensor]
 ) -> None:
     config = TowerConfig(model="toy", layers=(-1, 0))
     with torch.no_grad():
-        found = tower_features(toy, mixed[:1], config)[0]
+        found = tower_features(toy, images[:1], config)[0]
         first, last = toy.forward_intermediates(
-            mixed[0][None], [0, -1], output_fmt="NLC", intermediates_only=True
+            images[0][None], [0, -1], output_fmt="NLC", intermediates_only=True
         )
     assert torch.equal(found, torch.cat([last[0], first[0]], dim=-1))
     assert feature_dim(toy, config) == found.shape[-1] == 2 * toy.embed_dim
 
 
-def test_an_adaptors_features_have_its_width(toy: RadioModel, mixed: list[Tensor]) -> None:
+def test_an_adaptors_features_have_its_width(toy: RadioModel, images: list[Tensor]) -> None:
     for name in toy.adaptors:
         config = TowerConfig(model="toy", adaptor=name)
         with torch.no_grad():
-            found = tower_features(toy, mixed[:1], config)[0]
+            found = tower_features(toy, images[:1], config)[0]
         assert found.shape[-1] == feature_dim(toy, config)
 
 
@@ -120,13 +102,13 @@ def test_normalised_features_have_unit_scale() -> None:
     "choice", [{}, {"adaptor": "clip"}, {"layers": (1,)}, {"layers": (-1, 0)}, {"model": "e-radio"}]
 )
 def test_exactly_what_gets_gradients_is_left_to_be_trained(
-    choice: dict[str, Any], mixed: list[Tensor]
+    choice: dict[str, Any], images: list[Tensor]
 ) -> None:
     config = TowerConfig(**({"model": "toy"} | choice))
     student = RadioConfig(backbone=eradio_config("eradio_xxxtiny", dim=16))
     radio = load_model("toy") if config.model == "toy" else RadioModel(student).eval()
     freeze_unused(radio, config)
-    sizes = mixed if config.model == "toy" else [torch.rand(3, 64, 96)]
+    sizes = images if config.model == "toy" else [torch.rand(3, 64, 96)]
     sum((x * torch.randn_like(x)).sum() for x in tower_features(radio, sizes, config)).backward()
     trained = {name for name, p in radio.named_parameters() if p.requires_grad}
     assert trained == {name for name, p in radio.named_parameters() if p.grad is not None}

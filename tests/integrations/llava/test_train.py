@@ -1,6 +1,5 @@
 import json
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,22 +29,6 @@ from radio_llava.tower import VisionTower
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def run(llava_flags: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trains with `llava_flags` and the given ones; returns the folder of the model."""
-
-    def train_model(name: str, **changes: Any) -> Path:
-        folder: Path = changes.pop("output_dir", tmp_path_factory.mktemp("run") / name)
-        argv = llava_flags(output_dir=folder, **changes)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["train"])
-            torch.manual_seed(0)
-            assert train.main(argv) == 0
-        return folder
-
-    return train_model
 
 
 @pytest.fixture(scope="module")

@@ -103,3 +103,21 @@ def processor(llava: Any, tokenizer: Any) -> Any:
     from radio_llava.hf import build_processor
 
     return build_processor(llava.config.vision_config, tokenizer)
+
+
+@pytest.fixture
+def batch(processor: Any, images: list[Image.Image], texts: list[str]) -> Any:
+    """The inputs of `llava` for all images with their texts."""
+    return processor(images=images, text=texts, return_tensors="pt", padding=True)
+
+
+@pytest.fixture
+def build(make_llama: Callable[..., Any], tokenizer: Any) -> Callable[..., tuple[Any, Any]]:
+    """Builds a LLaVA of a RADIO model and the choice of its features, and its processor."""
+    from radio_llava.hf import build_llava, build_processor
+
+    def both(radio: RadioModel, tower: TowerConfig) -> tuple[Any, Any]:
+        model = build_llava(radio, tower, make_llama(), tokenizer)
+        return model, build_processor(model.config.vision_config, tokenizer)
+
+    return both

@@ -21,13 +21,13 @@ from radio_llava.hf import (
     RadioVisionConfig,
     RadioVisionModel,
     build_llava,
-    build_processor,
     load_llava,
     register,
 )
 from radio_llava.hf.model import llava_config
 
 TOWER = "model.vision_tower."
+Build = Callable[..., tuple[Any, Any]]
 
 
 def logits(model: Any, inputs: Any) -> Tensor:
@@ -85,15 +85,13 @@ def test_the_tower_gives_the_features_of_the_model_in_place(
 def test_the_choice_of_features_survives_saving(
     changes: dict[str, Any],
     radio: RadioModel,
-    make_llama: Callable[..., Any],
-    tokenizer: Any,
+    build: Build,
     images: list[Image.Image],
     texts: list[str],
     tmp_path: Path,
 ) -> None:
     tower = TowerConfig(**({"model": "gone.pth.tar", "resolution": 64} | changes))
-    model = build_llava(radio, tower, make_llama(), tokenizer)
-    processor = build_processor(model.config.vision_config, tokenizer)
+    model, processor = build(radio, tower)
     batch = batch_of(processor, images, texts)
     before = logits(model, batch)
     model.save_pretrained(tmp_path)
@@ -119,14 +117,11 @@ def test_saved_and_loaded_through_the_auto_classes(
     torch.testing.assert_close(logits(model, batch_of(loaded, images, texts)), before)
 
 
-def test_a_model_built_from_a_config_alone_takes_any_weights(
-    llava: Any, processor: Any, images: list[Image.Image], texts: list[str]
-) -> None:
+def test_a_model_built_from_a_config_alone_takes_any_weights(llava: Any, batch: Any) -> None:
     vision, text = llava.config.vision_config, llava.config.text_config
     fresh = transformers.LlavaForConditionalGeneration(
         llava_config(vision, text, llava.config.image_token_id)
     ).eval()
-    batch = batch_of(processor, images, texts)
     assert logits(fresh, batch).isfinite().all()
     fresh.load_state_dict(llava.state_dict())
     torch.testing.assert_close(logits(fresh, batch), logits(llava, batch))
@@ -146,12 +141,11 @@ def test_the_tower_alone_is_an_auto_model(
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_training_lowers_the_loss_and_changes_what_it_should(
-    frozen: bool, llava: Any, processor: Any, images: list[Image.Image], texts: list[str]
+    frozen: bool, llava: Any, batch: Any
 ) -> None:
     llava.model.vision_tower.requires_grad_(not frozen)
     llava.train()
     assert not llava.model.vision_tower.radio.training
-    batch = batch_of(processor, images, texts)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     before = {name: value.clone() for name, value in llava.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in llava.parameters() if p.requires_grad], lr=1e-3)
@@ -175,8 +169,7 @@ def test_training_lowers_the_loss_and_changes_what_it_should(
 def test_a_trained_tower_is_saved_and_loaded_exactly(
     student: str,
     radio: RadioModel,
-    make_llama: Callable[..., Any],
-    tokenizer: Any,
+    build: Build,
     images: list[Image.Image],
     texts: list[str],
     tmp_path: Path,
@@ -185,8 +178,7 @@ def test_a_trained_tower_is_saved_and_loaded_exactly(
     e_radio = RadioConfig(backbone=eradio_config("eradio_xxxtiny", dim=16))
     own = radio if student == "toy" else RadioModel(e_radio).eval()
     tower = TowerConfig(model=student, resolution=64)
-    model = build_llava(own, tower, make_llama(), tokenizer)
-    processor = build_processor(model.config.vision_config, tokenizer)
+    model, processor = build(own, tower)
     batch = batch_of(processor, images, texts)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model.train()
@@ -268,14 +260,8 @@ def test_a_batch_generates_with_several_images_and_with_none(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close_and_normalises_in_float32(
-    dtype: torch.dtype,
-    llava: Any,
-    processor: Any,
-    images: list[Image.Image],
-    texts: list[str],
-    tmp_path: Path,
+    dtype: torch.dtype, llava: Any, tmp_path: Path, batch: Any
 ) -> None:
-    batch = batch_of(processor, images, texts)
     exact = logits(llava, batch)
     llava.save_pretrained(tmp_path)
     loaded = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
@@ -295,9 +281,7 @@ def test_a_new_image_token_is_never_the_likeliest(
     assert not (scores.argmax(dim=-1) == llava.config.image_token_id).any()
 
 
-def test_other_students_work(
-    make_llama: Callable[..., Any], tokenizer: Any, images: list[Image.Image], texts: list[str]
-) -> None:
+def test_other_students_work(build: Build, images: list[Image.Image], texts: list[str]) -> None:
     torch.manual_seed(2)
     vit: Any = vit_config("tiny", patch_size=16, embed_dim=32, depth=2, stem="patch")
     head = HeadConfig(out_dim=24, hidden_dim=16)
@@ -309,8 +293,7 @@ def test_other_students_work(
     for config, adaptor in students:
         student = RadioModel(config).eval()
         tower = TowerConfig(model="student", resolution=64, adaptor=adaptor)
-        model = build_llava(student, tower, make_llama(), tokenizer)
-        processor = build_processor(model.config.vision_config, tokenizer)
+        model, processor = build(student, tower)
         assert logits(model, batch_of(processor, images, texts)).isfinite().all()
 
 

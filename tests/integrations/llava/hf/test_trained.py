@@ -1,7 +1,5 @@
 """From LLaVA's own training to transformers' classes."""
 
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,46 +13,28 @@ pytest.importorskip("llava", reason="needs llava-torch, see the extra 'llava'")
 pytest.importorskip("peft", reason="needs the extra 'llava'")
 
 from radio_core.cli import main
-from radio_llava import registration, train
+from radio_llava import registration
 from radio_llava.hf import convert_llava, load_llava
 from radio_llava.hf.processing import MARKED_IMAGE
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    "--version v1 --vision_tower toy --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2 "
-    "--mm_use_im_patch_token False --radio_resolution 64 --bf16 True --use_cpu True "
-    "--per_device_train_batch_size 4 --save_strategy no --learning_rate 1e-2 "
-    "--model_max_length 512 --lazy_preprocess True --report_to none --max_steps 3 "
-)
-CHOICES = {
-    "plain": "",
-    "all": "--mm_use_im_start_end True --image_aspect_ratio pad --radio_layers 1 -1 "
-    "--radio_normalize layer_norm --unfreeze_mm_vision_tower True --mm_projector_type linear",
+CHOICES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {
+        "mm_use_im_start_end": True,
+        "image_aspect_ratio": "pad",
+        "radio_layers": [1, -1],
+        "radio_normalize": "layer_norm",
+        "unfreeze_mm_vision_tower": True,
+        "mm_projector_type": "linear",
+    },
 }
-LORA = (
-    "--lora_enable True --lora_r 4 --unfreeze_mm_vision_tower True --radio_adaptor clip "
-    "--radio_normalize unit_scale"
-)
+SHORT = {"bf16": True, "max_steps": 3}
+LORA = SHORT | {"lora_enable": True, "lora_r": 4, "unfreeze_mm_vision_tower": True}
+LORA |= {"radio_adaptor": "clip", "radio_normalize": "unit_scale"}
 
-Run = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_llama: Path, toy_conversations: Path, tmp_path_factory: Any) -> Run:
-    """Trains a LLaVA for a few steps: (name, more flags) -> its folder."""
-
-    def train_model(name: str, flags: str) -> Path:
-        folder: Path = tmp_path_factory.mktemp("run") / name
-        paths = ["--model_name_or_path", tiny_llama, "--output_dir", folder]
-        paths += ["--data_path", toy_conversations / "train.json"]
-        paths += ["--image_folder", toy_conversations]
-        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-            patch.setattr(sys, "argv", ["train"])
-            assert train.main([*(FLAGS + flags).split(), *map(str, paths)]) == 0
-        return folder
-
-    return train_model
+Run = Callable[..., Path]
 
 
 def original_model(folder: Path) -> Any:
@@ -105,7 +85,7 @@ def assert_same_answers(folder: Path, converted: Path, pictures: Path) -> None:
 def test_the_converted_model_has_the_same_tokens_logits_and_answers(
     choices: str, run: Run, toy_conversations: Path, tmp_path: Path
 ) -> None:
-    trained = run("llava-toy", CHOICES[choices])
+    trained = run("llava-toy", **SHORT | CHOICES[choices])
     options = ["--dtype", "float32"]
     assert main(["llava", "convert", str(trained), str(tmp_path / "converted"), *options]) == 0
     assert_same_answers(trained, tmp_path / "converted", toy_conversations)
@@ -125,7 +105,7 @@ def merged_by_llava(lora: Path, base: Path) -> tuple[Any, Any]:
 def test_a_lora_is_merged_and_converted(
     run: Run, tiny_llama: Path, toy_conversations: Path, tmp_path: Path
 ) -> None:
-    lora = run("llava-toy-lora", LORA)
+    lora = run("llava-toy-lora", **LORA)
     with pytest.raises(FileNotFoundError, match="merge it into its base model"):
         convert_llava(lora, tmp_path / "not-merged")
     merged = tmp_path / "llava-merged"
@@ -138,7 +118,7 @@ def test_a_lora_is_merged_and_converted(
 def test_our_own_command_merges_as_llavas_script_does(
     run: Run, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    lora, merged = run("llava-toy-lora", LORA), tmp_path / "llava-merged"
+    lora, merged = run("llava-toy-lora", **LORA), tmp_path / "llava-merged"
     assert main(["llava", "merge", str(lora), str(merged), "--base", str(tiny_llama)]) == 0
     found = load_file(merged / "model.safetensors")
     _, model = merged_by_llava(lora, tiny_llama)
