@@ -185,8 +185,8 @@ def test_killed_at_random_moments_two_processes_end_as_if_never_killed(
     data: str, tiny_run: MakeRun, start_ranks: StartRanks, tmp_path: Path
 ) -> None:
     source = make_data(data, tmp_path)
-    changes = {"checkpoint_every": 2, "ema": 0.9, "data_cache": tmp_path / "cache"}
-    config = both_groups(tiny_run(data=(source,), out=tmp_path / "run", **changes), steps=40)
+    changes = {"checkpoint_every": 2, "ema": 0.9, "cache": tmp_path / "cache"}
+    config = both_groups(tiny_run(sources=(source,), out=tmp_path / "run", **changes), steps=40)
     finish(start(start_ranks, "", config.changed(run={"out": tmp_path / "whole"}), 2))
     moments = random.Random(data)
     kills, options = 0, []
