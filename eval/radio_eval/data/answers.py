@@ -59,8 +59,7 @@ class Answers:
             first = found.setdefault(answer.question_id, answer)
             if first is not answer:
                 repeated.append(f"{answer.question_id} (lines {first.line} and {answer.line})")
-        if repeated:
-            raise ScoreInputError(self.path, f"keep one of {counted(repeated, 'repeated answer')}")
+        refuse(self.path, repeated, "repeated answer", "keep one of")
         if wanted is None:
             return found, []
         ids = list(wanted)
@@ -104,8 +103,7 @@ def read_lines(path: Path) -> list[tuple[int, Json]]:
             broken.append(f"line {number} ({_reason(error)})")
         else:
             objects.append((number, value))
-    if broken:
-        raise ScoreInputError(path, f"{counted(broken, 'broken line')}")
+    refuse(path, broken, "broken line", "has")
     if not objects:
         raise ScoreInputError(path, "empty; expected one JSON object a line")
     return objects
@@ -139,8 +137,7 @@ def parsed(
             wrong.append(place)
         except ValueError as error:
             wrong.append(f"{place} ({error})")
-    if wrong:
-        raise ScoreInputError(path, f"expected {expected}; not so in {counted(wrong, what)}")
+    refuse(path, wrong, what, f"expected {expected}; not so in")
     return found
 
 
@@ -153,8 +150,7 @@ def unique(path: Path, pairs: Iterable[tuple[str, T]], fault: str) -> dict[str, 
             repeated.append(key)
         else:
             found[key] = thing
-    if repeated:
-        raise ScoreInputError(path, f"{fault}: {counted(repeated, 'id')}")
+    refuse(path, repeated, "id", f"{fault}:")
     return found
 
 
@@ -179,6 +175,12 @@ def entries(path: Path, key: str) -> list[tuple[str, Json]]:
     if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):
         raise ScoreInputError(path, f'wrong format: expected a list of objects under "{key}"')
     return [(f"number {place}", entry) for place, entry in enumerate(found)]
+
+
+def refuse(path: Path, things: Collection[str], noun: str, fault: str) -> None:
+    """Raise a ScoreInputError where there are any `things`: the fault, and `counted` things."""
+    if things:
+        raise ScoreInputError(path, f"{fault} {counted(things, noun)}")
 
 
 def counted(things: Collection[str], noun: str) -> str:

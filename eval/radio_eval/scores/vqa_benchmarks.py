@@ -17,6 +17,7 @@ from radio_eval.data.answers import (
     parsed,
     read_lines,
     read_mapping,
+    refuse,
     unique,
     words,
 )
@@ -71,8 +72,7 @@ class Gqa(Benchmark):
     def score(self, answers: Answers) -> Json:
         """See `Benchmark`."""
         found, missing = answers.pick(self.balanced)
-        if missing:
-            raise ScoreInputError(answers.path, f"no answer to {counted(missing, 'question')}")
+        refuse(answers.path, missing, "question", "no answer to")
         right: dict[str, list[bool]] = defaultdict(list)
         for key, (text, kind) in self.balanced.items():
             right[kind].append(gqa_prediction(found[key].text) == text)
@@ -139,13 +139,9 @@ class TextVqa(Benchmark):
         ]
         repeated = [" ".join(key) for key in times - self.asked]
         missing = [" ".join(key) for key in self.asked - times]
-        for wrong, fault in (
-            (strange, f"asked is nothing like {counted(strange, 'answer')}"),
-            (repeated, f"answered more than once: {counted(repeated, 'question')}"),
-            (missing, f"no answer to {counted(missing, 'question')}"),
-        ):
-            if wrong:
-                raise ScoreInputError(answers.path, fault)
+        refuse(answers.path, strange, "answer", "asked is nothing like")
+        refuse(answers.path, repeated, "question", "answered more than once:")
+        refuse(answers.path, missing, "question", "no answer to")
         total = sum(textvqa_accuracy(answer.text, self.people[key]) for answer, key in pairs)
         return {"accuracy": percentage(total, len(pairs)), "count": len(pairs)}
 
@@ -222,8 +218,7 @@ class Pope(Benchmark):
             (labels,) = self.labels.values()
             return _score_pope(labels, answers)
         strange = [f"line {a.line}" for a in answers.said if a.question_id not in self.splits]
-        if strange:
-            raise ScoreInputError(answers.path, f"no question for {counted(strange, 'answer')}")
+        refuse(answers.path, strange, "answer", "no question for")
         splits: dict[str, Json] = {}
         for split, labels in self.labels.items():
             own = [a for a in answers.said if self.splits[a.question_id] == split]
@@ -264,17 +259,15 @@ def _score_pope(labels: Sequence[PopeLabel], answers: Answers) -> Json:
         for answer, label, prompt, question in zip(said, labels, asked, expected, strict=True)
         if prompt != question and prompt in known
     ]
-    if other:
-        message = "answers to another split or in another order"
-        raise ScoreInputError(answers.path, f"{message}: {counted(other, 'pair')}")
+    refuse(answers.path, other, "pair", "answers to another split or in another order:")
     strange = [
         f"line {answer.line} ({answer.question_id}, not {label.question_id})"
         for answer, label in zip(said, labels, strict=True)
         if answer.question_id != label.question_id
     ]
     if strange and not (asked == expected and _ranks(said) == _ranks(labels) != []):
-        message = "the question ids are in another order or not those of the labels"
-        raise ScoreInputError(answers.path, f"{message}: {counted(strange, 'answer')}")
+        message = "the question ids are in another order or not those of the labels:"
+        refuse(answers.path, strange, "answer", message)
     return yes_no_scores([says_yes(a.text) for a in said], [label.yes for label in labels])
 
 
@@ -338,10 +331,7 @@ class Vqav2(Benchmark):
         if self.annotations is None:
             return {"count": len(self.ids), "missing": len(missing)}
         unknown = [key for key in self.ids if key not in self.labels]
-        if unknown:
-            raise ScoreInputError(
-                self.annotations, f"no annotation of {counted(unknown, 'question')}"
-            )
+        refuse(self.annotations, unknown, "question", "no annotation of")
         by_type: dict[str, list[float]] = defaultdict(list)
         for key, entry in zip(self.ids, self.submission(answers), strict=True):
             people, kind = self.labels[key]
@@ -377,15 +367,12 @@ class ScienceQa(Benchmark):
         lists = read_mapping(splits, "{split: [problem ids]}")
         if split not in lists:
             raise ScoreInputError(splits, f"no split {split!r}; it has {listed(lists)}")
-        message = f"split {split!r} is no list of problem ids"
         if not lists[split] or not isinstance(lists[split], list):
-            raise ScoreInputError(splits, message)
+            raise ScoreInputError(splits, f"split {split!r} is no list of problem ids")
         numbered = ((f"number {place}", key) for place, key in enumerate(lists[split]))
         keys = parsed(splits, numbered, identifier, "problem ids", "entry")
         unknown = [key for key in keys if key not in known]
-        if unknown:
-            message = f"lacks, of split {split!r}, {counted(unknown, 'problem')}"
-            raise ScoreInputError(problems, message)
+        refuse(problems, unknown, "problem", f"lacks, of split {split!r},")
         unique(splits, ((key, key) for key in keys), f"more than once in split {split!r}")
 
         def letter(problem: Json) -> str:

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from radio_eval.cli.score import (
-    GqaOptions,
-    PopeOptions,
-    ScienceQaOptions,
-    TextVqaOptions,
-    Vqav2Options,
-)
+from radio_eval.cli import score
 from radio_eval.data.answers import read_answers
 from radio_eval.scores.vqa import (
     LETTERS,
@@ -70,7 +64,7 @@ def test_soft_accuracy(shared: Path, tmp_path: Path) -> None:
             "answers": [{"answer": text, "answer_id": n} for n, text in enumerate(people)],
         }
         annotations = write(tmp_path / "annotations.json", {"annotations": [annotation]})
-        options = Vqav2Options(
+        options = score.Vqav2Options(
             questions=questions, annotations=annotations, answers=answers, normalise=False
         )
         scores = options.scores()
@@ -78,7 +72,7 @@ def test_soft_accuracy(shared: Path, tmp_path: Path) -> None:
 
         entry = {"image_id": 1, "question": "q?", "answers": people}
         textvqa = write(tmp_path / "textvqa.json", {"data": [entry]})
-        scores = TextVqaOptions(annotations=textvqa, answers=answers).scores()
+        scores = score.TextVqaOptions(annotations=textvqa, answers=answers).scores()
         assert scores["accuracy"] == pytest.approx(m4c, abs=0.006), case["name"]
 
 
@@ -103,7 +97,7 @@ def test_gqa(shared: Path, tmp_path: Path) -> None:
         questions = write(tmp_path / "questions.json", given["questions"])
         lines = [{"question_id": key, "text": text} for key, text in given["answers"].items()]
         answers = write_lines(tmp_path / "answers.jsonl", lines)
-        scores = GqaOptions(questions=questions, answers=answers).scores()
+        scores = score.GqaOptions(questions=questions, answers=answers).scores()
         for name in ("accuracy", "binary", "open"):
             assert scores[name] == pytest.approx(expected[name], abs=0.006), case["name"]
 
@@ -116,7 +110,7 @@ def test_pope(shared: Path, tmp_path: Path) -> None:
             for n, label in enumerate(given["labels"])
         ]
         lines = [{"question_id": n, "text": text} for n, text in enumerate(given["predictions"])]
-        scores = PopeOptions(
+        scores = score.PopeOptions(
             questions=write_lines(tmp_path / "coco_pope_random.json", labels),
             answers=write_lines(tmp_path / "answers.jsonl", lines),
         ).scores()
@@ -135,7 +129,7 @@ def test_scienceqa(shared: Path, tmp_path: Path) -> None:
             assert (parsed or "FAILED") == letter, case["name"]
             right = parsed == LETTERS[given["problems"][key]["answer"]]
             assert right == (key in expected["correct"]), case["name"]
-        scores = ScienceQaOptions(
+        scores = score.ScienceQaOptions(
             problems=write(tmp_path / "problems.json", given["problems"]),
             splits=write(tmp_path / "pid_splits.json", {"test": list(given["problems"])}),
             answers=write_lines(tmp_path / "answers.jsonl", given["predictions"]),

@@ -56,8 +56,21 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+ChatOf = Callable[..., str]
+
+
+@pytest.fixture
+def chat_of(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> ChatOf:
+    """Types lines into the command, and returns what it shows."""
+
+    def show(*lines: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
+        assert main(["llava", "chat", str(picture), "--model", "m"]) == 0
+        return capsys.readouterr().out
+
+    return show
 
 
 def test_prompts_are_answered_in_one_talk(
@@ -72,42 +85,24 @@ def test_prompts_are_answered_in_one_talk(
     assert parrot.queries[1].turns() == [("<image>\nWhat?", "turn 0\x1b"), ("Why?", "")]
 
 
-def test_lines_are_questions_and_commands(
-    parrot: Parrot,
-    picture: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    other = tmp_path / "other picture.png"
+def test_lines_are_questions_and_commands(parrot: Parrot, picture: Path, chat_of: ChatOf) -> None:
+    other = picture.parent / "other picture.png"
     Image.new("RGB", (10, 10)).save(other)
-    typed(
-        monkeypatch,
-        "What?", "", "Why?", "/reset", "What?", f"/image {other}", "Now?", "/what", "/quit", "No",
-    )  # fmt: skip
-    assert main(["llava", "chat", str(picture), "--model", "m"]) == 0
-    assert [(query.text, len(query.history)) for query in parrot.queries] == [
-        ("What?", 0),
-        ("Why?", 1),
-        ("What?", 0),
-        ("Now?", 0),
-    ]
+    shown = chat_of(
+        "What?", "", "Why?", "/reset", "What?", f"/image {other}", "Now?", "/what", "/quit", "No"
+    )
+    asked = [("What?", 0), ("Why?", 1), ("What?", 0), ("Now?", 0)]
+    assert [(query.text, len(query.history)) for query in parrot.queries] == asked
     assert [query.images[0].size for query in parrot.queries] == [(30, 20)] * 3 + [(10, 10)]
-    shown = capsys.readouterr().out
     assert "other picture.png: 10 x 10 pixels, 100 image tokens" in shown
     assert shown.count("/reset") == 1  # what an unknown command gets
 
 
 def test_what_cannot_be_used_does_not_end_the_talk(
-    parrot: Parrot,
-    picture: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    parrot: Parrot, picture: Path, chat_of: ChatOf
 ) -> None:
-    typed(monkeypatch, f"/image {tmp_path / 'gone.png'}", "<image> or <image>?", "What?")
-    assert main(["llava", "chat", str(picture), "--model", "m"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    gone = picture.parent / "gone.png"
+    lines = chat_of(f"/image {gone}", "<image> or <image>?", "What?").splitlines()
     assert any("gone.png: missing" in line for line in lines)
     assert any("<image> 2 time(s), but 1 image(s)" in line for line in lines)
     assert [query.text for query in parrot.queries] == ["What?"]
