@@ -3,8 +3,9 @@
 ``import radio_core`` costs nothing: torch is imported when one of the names below is first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_core.distill.config import TrainConfig
@@ -35,31 +36,18 @@ __all__ = [
     "open_model",
     "train",
 ]
-
-_HOME = {
-    "ModelCard": "radio_core.zoo.releases",
-    "ModelSpec": "radio_core.vision",
-    "Output": "radio_core.vision",
-    "RadioModel": "radio_core.models.radio",
-    "Teacher": "radio_core.teachers.base",
-    "TrainConfig": "radio_core.distill.config",
-    "VisionModel": "radio_core.vision",
-    "list_models": "radio_core.zoo.releases",
-    "load_exported": "radio_core.export.runtime",
-    "load_model": "radio_core.zoo.load",
-    "load_teacher": "radio_core.teachers.load",
-    "open_model": "radio_core.open",
-    "train": "radio_core.distill.trainer",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'radio_core' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_core.distill.config": ("TrainConfig",),
+        "radio_core.distill.trainer": ("train",),
+        "radio_core.export.runtime": ("load_exported",),
+        "radio_core.models.radio": ("RadioModel",),
+        "radio_core.open": ("open_model",),
+        "radio_core.teachers.base": ("Teacher",),
+        "radio_core.teachers.load": ("load_teacher",),
+        "radio_core.vision": ("ModelSpec", "Output", "VisionModel"),
+        "radio_core.zoo.load": ("load_model",),
+        "radio_core.zoo.releases": ("ModelCard", "list_models"),
+    },
+)

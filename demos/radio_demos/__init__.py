@@ -6,10 +6,10 @@ first used.
 """
 
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from radio_core.extras import require
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_demos.app import build_app, launch
@@ -28,16 +28,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'radio_demos' has no attribute {name!r}")
+def _before() -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when imported
     require("gradio", extra="demo")
-    home = "app" if name in ("build_app", "launch") else name.removeprefix("build_")
-    value: object = getattr(import_module(f"radio_demos.{home}"), name)
-    globals()[name] = value  # the next access does not come here
-    return value
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_demos.app": ("build_app", "launch"),
+        "radio_demos.chat": ("build_chat",),
+        "radio_demos.features": ("build_features",),
+        "radio_demos.segment": ("build_segment",),
+        "radio_demos.zero_shot": ("build_zero_shot",),
+    },
+    _before,
+)

@@ -4,8 +4,9 @@
 torch is imported when one of the names below is first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_clip.model import RadioClip, RadioPreprocess, RadioVisual, load_radio_clip
@@ -20,18 +21,10 @@ __all__ = [
     "Tokenizer",
     "load_radio_clip",
 ]
-
-_OF_TEXT = ("SiglipTokenizer", "TextEncoder", "Tokenizer")
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'radio_clip' has no attribute {name!r}")
-    home = import_module("radio_clip.text" if name in _OF_TEXT else "radio_clip.model")
-    value: object = getattr(home, name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_clip.model": ("RadioClip", "RadioPreprocess", "RadioVisual", "load_radio_clip"),
+        "radio_clip.text": ("SiglipTokenizer", "TextEncoder", "Tokenizer"),
+    },
+)

@@ -4,8 +4,9 @@
 nor LLaVA.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_llava.features import TowerConfig
@@ -23,26 +24,12 @@ __all__ = [
     "register",
     "token_count",
 ]
-
-_HOME = {
-    "RadioImageProcessor": "radio_llava.images",
-    "TowerConfig": "radio_llava.features",
-    "TruncationWarning": "radio_llava.registration",
-    "VisionTower": "radio_llava.tower",
-    "fit_long_edge": "radio_llava.images",
-    "is_radio_tower": "radio_llava.tower",
-    "register": "radio_llava.registration",
-    "token_count": "radio_llava.images",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'radio_llava' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_llava.features": ("TowerConfig",),
+        "radio_llava.images": ("RadioImageProcessor", "fit_long_edge", "token_count"),
+        "radio_llava.registration": ("TruncationWarning", "register"),
+        "radio_llava.tower": ("VisionTower", "is_radio_tower"),
+    },
+)

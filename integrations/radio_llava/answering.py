@@ -266,8 +266,7 @@ def load_answerer(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Answerer:
-    """Load a LLaVA of either form: what LLaVA's training wrote, or transformers' with its
-    processor.
+    """Load what LLaVA's training wrote, or a transformers LLaVA with its processor.
 
     `base` is the language model that a LoRA or a projector alone was trained on. `dtype` None is
     float32 on the CPU, elsewhere bfloat16 for a model that was saved in it, else float16.

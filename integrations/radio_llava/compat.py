@@ -131,8 +131,7 @@ def apply_to_training() -> ModuleType:
 
 
 def modern_flags(argv: Sequence[str], known: type[Any] | None = None) -> list[str]:
-    """Training flags under the names that `known` (None: transformers' TrainingArguments) has for
-    them.
+    """Training flags under the names of `known`, by default transformers' TrainingArguments.
 
     One that is gone is dropped with a warning. Under a launcher `--local_rank` is among them: by it
     LLaVA knows the process that saves.

@@ -68,8 +68,7 @@ def recorded_tower(model: str, args: Any) -> dict[str, Any]:
 
 
 def tower_config_of(model: str, args: Any) -> TowerConfig:
-    """The configuration of the tower `model`: `args` has `radio_...` flags, and `RECORDED` if a
-    config.
+    """The configuration of a tower by `radio_...` flags in `args`, and what is recorded there.
 
     Flags win; they are None where they are not given.
     """

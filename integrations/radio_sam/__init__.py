@@ -3,8 +3,9 @@
 ``import radio_sam`` costs nothing: torch is imported when one of the names below is first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_sam.hf import swap_hf_image_encoder
@@ -34,23 +35,20 @@ __all__ = [
     "swap_hf_image_encoder",
     "swap_image_encoder",
 ]
-
-_HOME = {
-    "RadioImageEncoder": "swap",
-    "build_radio_sam": "load",
-    "load_radio_sam": "load",
-    "swap_hf_image_encoder": "hf",
-    "swap_image_encoder": "swap",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'radio_sam' has no attribute {name!r}")
-    value: object = getattr(import_module(f"radio_sam.{_HOME.get(name, 'prompts')}"), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_sam.hf": ("swap_hf_image_encoder",),
+        "radio_sam.load": ("build_radio_sam", "load_radio_sam"),
+        "radio_sam.prompts": (
+            "EncodedImage",
+            "PredictedMasks",
+            "Prompts",
+            "best_masks",
+            "encode_images",
+            "predict_best_masks",
+            "predict_masks",
+        ),
+        "radio_sam.swap": ("RadioImageEncoder", "swap_image_encoder"),
+    },
+)

@@ -5,10 +5,10 @@ transformers is imported when one of the names below is first used; it must be 5
 `load_llava` call it themselves. Import from here: the modules inside do not check the version.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from radio_core.extras import require
+from radio_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from radio_llava.hf.convert import convert_llava
@@ -34,21 +34,6 @@ __all__ = [
     "register",
 ]
 
-_HOME = dict.fromkeys(__all__, "radio_llava.hf.model") | {
-    "RadioLlavaImageProcessor": "radio_llava.hf.processing",
-    "RadioLlavaProcessor": "radio_llava.hf.processing",
-    "convert_llava": "radio_llava.hf.convert",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'radio_llava.hf' has no attribute {name!r}")
-    check_transformers()
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
 
 def check_transformers() -> None:
     """Refuse a transformers whose processors cannot give every image its own number of tokens."""
@@ -62,5 +47,19 @@ def check_transformers() -> None:
         )
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "radio_llava.hf.convert": ("convert_llava",),
+        "radio_llava.hf.model": (
+            "RadioVisionConfig",
+            "RadioVisionModel",
+            "build_llava",
+            "build_processor",
+            "load_llava",
+            "register",
+        ),
+        "radio_llava.hf.processing": ("RadioLlavaImageProcessor", "RadioLlavaProcessor"),
+    },
+    check_transformers,
+)

@@ -409,32 +409,33 @@ def test_what_another_process_left_behind_is_taken_over(gqa: VqaData, tmp_path: 
 
 
 @pytest.fixture
-def with_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[VqaData], None]:
-    """Lets the command load an oracle, whatever model is asked for."""
+def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command on an oracle of the data; returns the exit code."""
 
-    def put(data: VqaData) -> None:
+    def run(data: VqaData, *argv: object, command: str = "eval vqa") -> int:
         oracle = known_to(data)
         monkeypatch.setattr(task_module, "load_answerer", lambda *_, **__: oracle)
+        given = ["--task", data.benchmark, "--model", "m", "--answers", tmp_path / "answers.jsonl"]
+        return main([*command.split(), *map(str, [*given, *argv])])
 
-    return put
+    return run
 
 
 def test_the_command_writes_answers_scores_and_settings(
     toy_vqa: Path,
     tmp_path: Path,
-    with_oracle: Callable[[VqaData], None],
+    ask: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with_oracle(find_vqa_data("scienceqa", toy_vqa))
-    out, scores = tmp_path / "answers.jsonl", tmp_path / "result" / "scores.json"
-    argv = ["--task", "scienceqa", "--model", "m", "--data", str(toy_vqa), "--answers", str(out)]
-    assert main(["eval", "vqa", *argv, "--json", str(scores), "--batch-size", "2"]) == 0
+    scores = tmp_path / "result" / "scores.json"
+    data = find_vqa_data("scienceqa", toy_vqa)
+    assert ask(data, "--data", toy_vqa, "--json", scores, "--batch-size", 2) == 0
     shown = capsys.readouterr().out
     assert "accuracy: 100.00" in shown
     assert "count: 8" in shown
     result = json.loads(scores.read_text())
-    assert result["metrics"]["image_accuracy"] == 100
-    assert result["metrics"]["unanswered"] == 0
+    metrics = {name: result["metrics"][name] for name in ("image_accuracy", "unanswered")}
+    assert metrics == {"image_accuracy": 100, "unanswered": 0}
     assert result["metrics"]["image_tokens"] == 64
     assert result["parameters"]["task"] == "scienceqa"
     assert result["settings"]["weights"] == "0"
@@ -442,38 +443,27 @@ def test_the_command_writes_answers_scores_and_settings(
 
 
 def test_the_command_takes_the_files_by_themselves(
-    gqa: VqaData,
-    tmp_path: Path,
-    with_oracle: Callable[[VqaData], None],
-    capsys: pytest.CaptureFixture[str],
+    gqa: VqaData, ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_oracle(gqa)
-    argv = ["--task", "gqa", "--model", "m", "--answers", str(tmp_path / "answers.jsonl")]
-    argv += ["--questions", str(gqa.questions), "--images", str(gqa.images)]
-    assert main(["llava", "eval", *argv]) == 0  # answers alone are worth having
+    argv = ["--questions", gqa.questions, "--images", gqa.images]
+    assert ask(gqa, *argv, command="llava eval") == 0  # answers alone are worth having
     assert "not scored" in capsys.readouterr().err
-    assert main(["eval", "vqa", *argv, "--annotations", *map(str, gqa.annotations)]) == 0
+    assert ask(gqa, *argv, "--annotations", *gqa.annotations) == 0
     assert "accuracy: 100.00" in capsys.readouterr().out
 
 
 def test_the_command_fails_where_answers_are_missing(
-    gqa: VqaData,
-    tmp_path: Path,
-    with_oracle: Callable[[VqaData], None],
-    capsys: pytest.CaptureFixture[str],
+    gqa: VqaData, tmp_path: Path, ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_oracle(gqa)
     data = copied(gqa, tmp_path / "images")
     lost = read_vqa_questions(gqa.questions, "gqa")[0]
     (data.images / lost.image).unlink()
-    argv = ["--task", "gqa", "--model", "m", "--answers", str(tmp_path / "answers.jsonl")]
-    argv += ["--questions", str(gqa.questions), "--images", str(data.images)]
-    assert main(["eval", "vqa", *argv, "--annotations", *map(str, gqa.annotations)]) == 1
+    argv = ["--questions", gqa.questions, "--images", data.images]
+    assert ask(gqa, *argv, "--annotations", *gqa.annotations) == 1
     shown = capsys.readouterr()
     assert "accuracy: -" in shown.out
-    assert "missing" in shown.err
-    assert str(lost.question_id) in shown.err
-    assert "not scored" in shown.err
+    for text in ("missing", str(lost.question_id), "not scored"):
+        assert text in shown.err
 
 
 def test_flags_that_do_not_fit_are_refused(

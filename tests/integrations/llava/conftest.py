@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from radio_core.data.toyworld import render_scene
 
@@ -158,10 +157,7 @@ def run(llava_flags: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def images() -> Any:
     """Noise [3, H, W] of three sizes, of 40, 24 and 64 patches of 8 pixels."""
     generator = torch.Generator().manual_seed(0)
-    found: list[Tensor] = []
-    for size in ((64, 40), (24, 64), (64, 64)):
-        found.append(torch.rand(3, *size, generator=generator))
-    return found
+    return [torch.rand(3, *size, generator=generator) for size in ((64, 40), (24, 64), (64, 64))]
 
 
 @pytest.fixture(scope="session")

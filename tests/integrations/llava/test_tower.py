@@ -227,17 +227,16 @@ def test_a_tower_built_as_older_transformers_do_has_real_weights() -> None:
     assert {x.device.type for x in (*tower.parameters(), *tower.buffers())} == {"cpu"}
 
 
-def test_a_tower_in_training_keeps_its_float32_weights() -> None:
-    tower = VisionTower("toy", arguments(unfreeze_mm_vision_tower=True))
-    tower.keeps_float32 = True
-    assert tower.to(device="cpu", dtype=torch.float16).dtype == torch.float32
-    assert tower.to(device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_a_cpu_is_spared_llavas_cast_to_float16() -> None:
-    tower = VisionTower("toy", arguments())
-    assert tower.to(device="cpu", dtype=torch.float16).dtype == torch.float32
-    assert tower.to(dtype=torch.float16).dtype == torch.float16
+def test_llavas_cast_to_float16_spares_a_cpu_and_weights_in_training() -> None:
+    frozen, trained = (
+        VisionTower("toy", arguments(unfreeze_mm_vision_tower=unfreeze)) for unfreeze in (0, 1)
+    )
+    trained.keeps_float32 = True
+    for tower in (frozen, trained):
+        assert tower.to(device="cpu", dtype=torch.float16).dtype == torch.float32
+    assert trained.to(device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert trained.to(dtype=torch.float16).dtype == torch.float32
+    assert frozen.to(dtype=torch.float16).dtype == torch.float16
 
 
 def test_buffers_that_lost_their_values_get_them_back(images: list[Tensor]) -> None:
