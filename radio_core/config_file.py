@@ -29,10 +29,6 @@ def read_config(config: type[T], path: Path, *, default: T | None = None) -> T:
         default: an instance to take the defaults from, instead of the dataclass's own. Mappings
             are merged key by key, unless they differ in their `type`; a file that has every
             field has no need of it.
-
-    Raises:
-        ValueError: not a YAML mapping, an unknown field (the known ones are listed), a value of
-            another type, or one that the dataclass itself refuses; the path comes first.
     """
     import yaml
 
@@ -78,9 +74,6 @@ def from_mapping(config: type[T], values: object, where: str = "") -> T:
         values: field name -> plain value. A number where the field is a float may be an int or a
             string such as "1e-3" (which YAML reads as a string).
         where: the dotted name that error messages start with.
-
-    Raises:
-        ValueError: naming the field, what was found and what is wanted.
     """
     fields = _hints(config)
     if not isinstance(values, Mapping):

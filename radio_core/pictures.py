@@ -93,9 +93,6 @@ def fit_pca(maps: Sequence[Tensor]) -> PcaColours:
 
     Args:
         maps: feature maps [C, h, w], finite, sizes may differ.
-
-    Raises:
-        ValueError: no maps, maps of different widths, or values that are not finite.
     """
     widths = {m.shape[0] for m in maps}
     if len(widths) != 1:
@@ -115,17 +112,9 @@ def fit_pca(maps: Sequence[Tensor]) -> PcaColours:
 
 
 def pca_rgb(features: Tensor, size: tuple[int, int] | None = None) -> Pixels:
-    """A batch of feature maps as pictures with consistent colours.
+    """A batch of feature maps [B, C, h, w] as pictures with consistent colours.
 
-    Args:
-        features: [B, C, h, w], finite.
-        size: (H, W) of the pictures, interpolated bilinearly; None for (h, w).
-
-    Returns:
-        uint8 [B, H, W, 3].
-
-    Raises:
-        ValueError: an empty batch, or values that are not finite.
+    They are uint8 [B, H, W, 3], interpolated bilinearly to `size` (H, W); None for (h, w).
     """
     maps = list(features)
     colours = fit_pca(maps)
@@ -136,13 +125,8 @@ def foreground(features: Tensor) -> Tensor:
     """What the first principal component parts from the background.
 
     The component's values are split in two where that explains most of their variance (Otsu); the
-    part that holds the smaller share of the picture's border is the foreground.
-
-    Args:
-        features: a map [C, h, w], finite.
-
-    Returns:
-        bool [h, w] on the CPU; all True for a map without any variance.
+    part that holds the smaller share of the picture's border is the foreground. `features` is a
+    map [C, h, w]; the result bool [h, w] on the CPU, all True for a map without any variance.
     """
     values = fit_pca([features]).project(features)[0]  # [h, w]
     ordered = values.flatten().sort().values
@@ -162,19 +146,7 @@ def foreground(features: Tensor) -> Tensor:
 
 
 def patch_similarity(features: Tensor, row: int, column: int) -> Tensor:
-    """Cosine similarity of every cell of a feature map with one of them.
-
-    Args:
-        features: [C, h, w].
-        row: of the cell, from 0.
-        column: of the cell, from 0.
-
-    Returns:
-        float32 [h, w] in [-1, 1], on the features' device.
-
-    Raises:
-        ValueError: the cell is outside of the map.
-    """
+    """Cosine similarity of every cell of a feature map [C, h, w] with one of them: [h, w]."""
     height, width = features.shape[-2:]
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"cell ({row}, {column}) is outside of a map of {height} x {width} cells")
@@ -188,16 +160,10 @@ def heat_map(
     low: float | None = None,
     high: float | None = None,
 ) -> Pixels:
-    """A map of numbers as a picture, dark for low and bright for high.
+    """A map of numbers [h, w] as a picture uint8 [H, W, 3], dark for low and bright for high.
 
-    Args:
-        values: [h, w], finite.
-        size: (H, W) of the picture, interpolated bilinearly; None for (h, w).
-        low: value of the darkest colour; the least value if None.
-        high: value of the brightest colour; the greatest value if None.
-
-    Returns:
-        uint8 [H, W, 3]; the darkest colour all over where `high` is not above `low`.
+    `low` and `high` are the values of the darkest and brightest colour (the extremes if None);
+    it is interpolated bilinearly to `size` (H, W); None for (h, w).
     """
     values = values.detach().cpu().double()
     low = float(values.min()) if low is None else low
@@ -234,9 +200,6 @@ def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
 
     Equal colours mean equal features everywhere on the sheet. Its longer side has at most 8192
     pixels; the images are scaled down to fit.
-
-    Raises:
-        ValueError: no pairs, or features that are not finite.
     """
     colours = fit_pca([pair.features for pair in pairs])
     columns = max(1, round(math.sqrt(len(pairs) / 2)))

@@ -194,11 +194,7 @@ class RadioClip(nn.Module):
         return self.visual.radio
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Images [B, 3, H, W], RGB in [0, 1], to [B, D] in the space of the texts.
-
-        Raises:
-            ValueError: a size that the model does not take; the nearest that it does is named.
-        """
+        """Images [B, 3, H, W], RGB in [0, 1], to [B, D] in the space of the texts."""
         return self._finished(self.visual(image), normalize)
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
@@ -266,9 +262,6 @@ class RadioClip(nn.Module):
 
         Returns:
             [B, K, h, w] in [-1, 1].
-
-        Raises:
-            ValueError: text_features of another width, or as `encode_image_dense`.
         """
         width = self.visual.output_dim
         if text_features.ndim != 2 or text_features.shape[1] != width:
@@ -299,9 +292,6 @@ class RadioClip(nn.Module):
 
         Returns:
             [B, height, width] int64, indices into `texts`.
-
-        Raises:
-            ValueError: no texts, one string in place of a list, or as `dense_similarity`.
         """
         if isinstance(texts, str) or len(texts) == 0:
             raise ValueError(f"texts must be a list of one or more strings, not {texts!r}")

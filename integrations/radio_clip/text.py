@@ -55,15 +55,7 @@ class SiglipTokenizer:
 class TextEncoder(nn.Module):
     """A frozen text tower on token ids, always in eval mode.
 
-    Args:
-        tower: a tower of `radio_core.teachers.text`.
-        tokenizer: makes its token ids.
-        vocab_size: number of token ids; None where the tower does not say.
-        scale: the teacher's factor of the logits, not its logarithm.
-        bias: what the teacher adds to the logits; None for a teacher without (CLIP).
-
-    Attributes:
-        context_length: tokens a text.
+    `scale` and `bias` of the logits are the teacher's: a factor, not its logarithm; no bias: CLIP.
     """
 
     def __init__(

@@ -161,11 +161,7 @@ def _expanded(names: Sequence[str], skipped: dict[str, str]) -> Iterator[Path]:
 
 
 def _resizer(spec: ModelSpec, resolution: str) -> Callable[[Image.Image], Image.Image]:
-    """What brings an image to the size at which the model sees it, as `FeatureOptions` says.
-
-    Raises:
-        ValueError: a size that the model does not take, or beyond its `max_size`.
-    """
+    """What brings an image to the size at which the model sees it, as `FeatureOptions` says."""
     step, limit, native = spec.step, spec.max_size, resolution == NATIVE
     own = not resolution and (spec.square or not spec.flexible)
     sides = () if native else tuple(map(int, (resolution or str(spec.input_size)).split("x")))
@@ -240,14 +236,7 @@ class FeatureFile:
     file may be larger than memory. The format puts a header with every shape and position first:
     room for it is reserved, and leaving the context fills it in, also after an error or Ctrl-C, so
     that what was added is kept. Until then the file is called PATH.partial, and without any tensor
-    there is no file.
-
-    Args:
-        path: the file; an existing one is replaced at the end. Folders are created.
-        header_bytes: most bytes that the JSON of all tensors and metadata can take.
-
-    Raises:
-        ValueError: a header of that size is not allowed in the format.
+    there is no file. `header_bytes` is the most that the JSON of all tensors and metadata can take.
     """
 
     def __init__(self, path: Path, header_bytes: int) -> None:

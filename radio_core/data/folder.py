@@ -57,20 +57,13 @@ class FolderScan:
 class ImageFiles:
     """Every image under a folder, in an order that depends on the names alone; an `ImageSource`.
 
+    `skipped` maps paths of foreign files and closed sub-folders to the reason; users may add to it.
     Sub-folders are entered, symbolic links followed; a folder that is reached twice (also through
     a loop of links) is read once. Nothing in the folder is fatal as long as one image can be read.
 
     Args:
         root: the folder.
         scan: what `scan_folder` found there; by default it looks now.
-
-    Attributes:
-        names: paths below `root`, in order.
-        skipped: path -> reason, as in `UnreadableImage`, of files with a foreign name and closed
-            sub-folders; users of the folder may add to it.
-
-    Raises:
-        FolderError: if the folder is missing, closed, or holds no readable image.
     """
 
     def __init__(self, root: str | os.PathLike[str], scan: FolderScan | None = None) -> None:
@@ -171,11 +164,7 @@ def _changed(folder: Path) -> int | None:
 
 
 def scan_folder(root: Path, progress: Progress = silent) -> FolderScan:
-    """List a folder, as `ImageFiles` describes it.
-
-    Raises:
-        FolderError: if the folder is missing or closed.
-    """
+    """List a folder, as `ImageFiles` describes it."""
     images: list[str] = []
     foreign: list[str] = []
     closed: list[tuple[str, str]] = []

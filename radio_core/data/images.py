@@ -49,7 +49,7 @@ def printable(path: str | os.PathLike[str]) -> str:
 def load_rgb(
     path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, upright: bool = True
 ) -> Image.Image:
-    """Read one image file as 8-bit RGB.
+    """Read one image file as 8-bit RGB; whatever gives no image raises `UnreadableImage`.
 
     Grey, palette, CMYK and YCbCr images are converted. Alpha is
     composited on white, because the colours under transparent pixels mean nothing. 16-bit grey is
@@ -62,9 +62,6 @@ def load_rgb(
         max_pixels: larger images are refused before they are decoded. Values above twice
             Pillow's own `Image.MAX_IMAGE_PIXELS` have no effect unless that is raised too.
         upright: apply the EXIF orientation; False where annotations count the stored pixels.
-
-    Raises:
-        UnreadableImage: for every file that gives no image, whatever the cause.
     """
     try:
         status = os.stat(path)
@@ -82,17 +79,7 @@ def load_rgb(
 def decode_rgb(
     data: bytes, name: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, upright: bool = True
 ) -> Image.Image:
-    """Read the content of an image file as 8-bit RGB, as `load_rgb` reads a file.
-
-    Args:
-        data: the content.
-        name: what errors call it.
-        max_pixels: see `load_rgb`, as the next one.
-        upright: apply the EXIF orientation.
-
-    Raises:
-        UnreadableImage: for everything that gives no image, whatever the cause.
-    """
+    """Read the content of an image file as 8-bit RGB, as `load_rgb` reads a file."""
     if not data:
         raise UnreadableImage(name, "empty file")
     return _decode(io.BytesIO(data), name, max_pixels, upright)

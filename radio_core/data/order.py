@@ -115,11 +115,6 @@ class BlockOrder(SampleOrder):
     block t - 1, and so on are shuffled together: so the next block enters the window at every
     stage and the oldest leaves it. An epoch shows every sample once and has as many stages as
     blocks. Besides the blocks' numbers, memory holds the permutations of those in the window.
-
-    Args:
-        lengths: samples in each block, int64 [blocks].
-        seed: of all permutations.
-        window: blocks, at most all of them.
     """
 
     def __init__(self, lengths: np.ndarray, seed: int, window: int = WINDOW_BLOCKS) -> None:
@@ -173,12 +168,6 @@ class MixtureOrder(SampleOrder):
     The counts are exact, not drawn: of the first n positions each source has its share, off by
     less than a few samples; within every 4096 positions the sources alternate at random. A
     source's samples come in its own order, with its own epochs.
-
-    Args:
-        orders: one for each source.
-        starts: index of the first image of each source.
-        shares: of the samples, summing to 1; rounded to parts of 2**-32.
-        seed: of the alternation.
     """
 
     def __init__(

@@ -78,9 +78,6 @@ def index_shard(path: Path, endings: Collection[str]) -> ShardIndex:
     """List the members of a tar archive whose names end in one of `endings` (lower case).
 
     Of a damaged archive those before the damage are listed; `fault` says so.
-
-    Raises:
-        OSError: if the file cannot be read at all.
     """
     found: list[tuple[str, int, int]] = []
     with path.open("rb") as file:
@@ -125,10 +122,6 @@ def read_samples(path: Path, endings: Collection[str]) -> Iterator[ShardSample]:
     """The samples of a shard from front to end: members that follow each other with one name.
 
     Only files of the given endings are read, e.g. {".jpg", ".png", ".cls"}.
-
-    Raises:
-        UnreadableImage: after the samples before it, a shard that is damaged or no tar archive.
-        OSError: the shard cannot be read at all.
     """
     index = index_shard(path, endings)
     name, files = "", dict[str, bytes]()
@@ -171,9 +164,6 @@ class ShardImages:
         counts: images in each, int64 [shards].
         is_remote: whether they are fetched.
         faults: (shard, reason) of those that are damaged or hold no image.
-
-    Raises:
-        ValueError: an empty pattern, missing shards, or no image in any of them.
     """
 
     def __init__(self, pattern: str, storage: Storage) -> None:

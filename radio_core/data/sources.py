@@ -56,11 +56,7 @@ class BlockSource(ImageSource, Protocol):
 
 @runtime_checkable
 class RemoteSource(ImageSource, Protocol):
-    """A source that may have to fetch what it is asked for.
-
-    Attributes:
-        is_remote: it does.
-    """
+    """A source that may have to fetch what it is asked for."""
 
     is_remote: bool
 
@@ -84,9 +80,6 @@ class Mixture:
         shares: of the samples, summing to 1.
         starts: index of the first image of each source, and the number of all images.
         is_remote: any of them is a `RemoteSource` that fetches.
-
-    Raises:
-        ValueError: weights that do not fit.
     """
 
     def __init__(

@@ -49,15 +49,10 @@ def _keep_quiet(message: str) -> None:
 
 @dataclass(frozen=True)
 class Storage:
-    """The place for what sources work out or fetch once.
+    """The place for what sources work out or fetch once; `folder` is made when it is needed.
 
-    Attributes:
-        folder: made when something is first kept there; never inside the data unless it was
-            chosen so.
-        limit: bytes that fetched shards may take.
-        refresh: build indexes anew although there are kept ones.
-        tell: called with one line about what is used or cannot be kept.
-        progress: is told how far listing and counting are.
+    `limit` is the bytes that fetched shards may take; `refresh` builds indexes anew; `tell` gets
+    one line about what is used or cannot be kept.
     """
 
     folder: Path = field(default_factory=cache_folder)
@@ -70,12 +65,7 @@ class Storage:
         return self.folder / kind / f"{digest(key)}.npz"
 
     def load(self, kind: str, key: object) -> dict[str, np.ndarray] | None:
-        """The arrays of a kept index; None with `refresh`, or if there is none or it is damaged.
-
-        Args:
-            kind: names the folder of such indexes.
-            key: what the index is of; anything that JSON can hold.
-        """
+        """The arrays of a kept index; None with `refresh`, or if there is none or it is damaged."""
         if self.refresh:
             return None
         try:
@@ -127,9 +117,7 @@ def sizes_digest(paths: Iterable[Path]) -> str:
 class PackedNames:
     """Many names in two arrays: a list of a million strings would be copied into every worker.
 
-    Args:
-        text: uint8 [bytes], all names one after the other.
-        ends: int64 [names], where each of them ends.
+    `text` holds the bytes of all names, `ends` [names] where each of them ends.
     """
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
@@ -182,10 +170,6 @@ class Downloads:
     tells it the checksum, that the server announced. The libraries at hand (huggingface_hub,
     torch.hub, webdataset's cache) fetch once and keep all: none retries, checks what a server
     announces, and stays below a limit.
-
-    Args:
-        folder: made when the first file is fetched.
-        limit: bytes that the files may take together; the newest one always stays.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -197,11 +181,7 @@ class Downloads:
         return self.folder / f"{digest(url)}.tar"
 
     def fetch(self, url: str) -> Path:
-        """The file of an address, fetched unless it is there.
-
-        Raises:
-            DownloadError: after all attempts; asking again soon raises it at once.
-        """
+        """The file of an address, fetched if missing; a failure is remembered for a while."""
         path = self.path(url)
         if _touch(path):
             return path
@@ -262,11 +242,7 @@ class Downloads:
 
 
 def content_length(url: str) -> int | None:
-    """The bytes of a file as its server announces them, or None where it does not.
-
-    Raises:
-        DownloadError: the server does not know the file, or there is no server.
-    """
+    """The bytes of a file as its server announces them, or None where it does not."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:

@@ -18,15 +18,8 @@ class TableImages:
 
     The column is of the library's Image type, or holds the bytes of image files, or structs of
     "bytes" and "path". Images are decoded by `decode_rgb`, not by the library.
-
-    Args:
-        name: what error messages call the table.
-        table: a `datasets.Dataset`.
-        column: name of the column; "" takes the only one that holds images.
-        state: changes when the rows do; by default the library's own fingerprint.
-
-    Raises:
-        ValueError: no such column, or one without images; the known ones are listed.
+    `column` "" takes the only one that holds images; `state` changes when the rows do (by default
+    the library's own fingerprint).
     """
 
     def __init__(self, name: str, table: Any, column: str = "", state: str = "") -> None:
@@ -46,11 +39,7 @@ class TableImages:
         return len(self._rows)
 
     def read(self, index: int) -> Image.Image:
-        """The image in a row as 8-bit RGB.
-
-        Raises:
-            UnreadableImage: named "table[row].column".
-        """
+        """The image in a row as 8-bit RGB."""
         name = f"{self.name}[{index}].{self.column}"
         try:
             value = self._rows[index][self.column]
@@ -75,10 +64,6 @@ def open_hugging_face(spec: str, storage: Storage | None = None) -> TableImages:
 
     PATH is what `datasets.save_to_disk` wrote, or a folder of data files; ID is one of the hub.
     Code that comes with a dataset is never run. The split is "train" unless named.
-
-    Raises:
-        ValueError: it cannot be opened, or has no such split or column.
-        ImportError: `datasets` is not installed.
     """
     datasets = require("datasets", extra="train")
     source, _, column = spec.partition("#")
@@ -106,10 +91,6 @@ def open_parquet(spec: str, storage: Storage) -> TableImages:
     """Open "PATTERN[#column]": parquet files by path, with {000..099}, {a,b} or * ? [ ].
 
     The column is converted once to Arrow files, which are kept in the storage's folder.
-
-    Raises:
-        ValueError: no file, a file that is damaged or missing, or no such column.
-        ImportError: `datasets` is not installed.
     """
     datasets = require("datasets", extra="train")
     pattern, _, column = spec.partition("#")

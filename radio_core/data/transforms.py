@@ -45,18 +45,8 @@ def sample_crop(
 ) -> Crop:
     """Sample a box of random area and aspect ratio, as "random resized crop" does.
 
-    Args:
-        height: image height in pixels, at least 1.
-        width: image width in pixels, at least 1.
-        scale: lowest and highest share of the image's area, in (0, 1].
-        ratio: lowest and highest width / height, sampled log-uniformly.
-        generator: source of randomness; the same state gives the same box.
-
-    Returns:
-        The box. When ten draws do not fit, the largest central box whose ratio is allowed.
-
-    Raises:
-        ValueError: for an empty image or a range that is not ordered.
+    `scale` is a range of shares of the area, `ratio` one of width / height (log-uniform). When
+    ten draws do not fit: the largest central box whose ratio is allowed.
     """
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height} x {width} pixels has no crop; both must be >= 1")
@@ -79,21 +69,10 @@ def sample_crop(
 
 
 def apply_crop(image: Image.Image, crop: Crop, size: int | tuple[int, int]) -> Tensor:
-    """Resize one box of an image, straight from the original pixels.
+    """Resize one box of an image, straight from the original pixels, to uint8 [3, height, width].
 
     Bicubic with antialiasing; boxes smaller than `size` are enlarged. At the box's edges the
     filter may see neighbouring pixels of the image, as if the whole image had been resized.
-
-    Args:
-        image: 8-bit RGB, any size.
-        crop: a box inside the image.
-        size: of the result in pixels: the side of a square, or (height, width).
-
-    Returns:
-        uint8 [3, height, width].
-
-    Raises:
-        ValueError: if the box leaves the image, or `size` is not positive.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
@@ -152,12 +131,6 @@ def radio_resize(
         step: the model's resolution step (`RadioModel.min_resolution_step`), at least 1.
         longest_edge: scale the longest edge instead of the shortest; with two numbers, fit
             inside them instead of covering them.
-
-    Returns:
-        An RGB image whose sides are multiples of `step` (one number), or exactly `resolution`.
-
-    Raises:
-        ValueError: for a resolution that is not one or two positive integers, or a bad step.
     """
     rows, columns = radio_resize_size(
         image.height, image.width, resolution, step, longest_edge=longest_edge

@@ -62,12 +62,9 @@ def yaml_file(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_yaml_round_trip(tmp_path: Path) -> None:
+def test_round_trips(tmp_path: Path) -> None:
     write_config(FULL, tmp_path / "c.yaml")
     assert read_config(Config, tmp_path / "c.yaml") == FULL
-
-
-def test_json_round_trip() -> None:
     assert from_mapping(Config, json.loads(json.dumps(to_mapping(FULL)))) == FULL
 
 

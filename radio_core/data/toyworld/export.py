@@ -219,19 +219,7 @@ def export(
     The training split is scenes 0 .. train - 1 of world `seed`, the validation split is scenes
     HELD_OUT_START .. HELD_OUT_START + val - 1, which no trainer draws, so validation is always
     held out. The same arguments give the same bytes. `out`/toyworld.json tells what was written.
-
-    Args:
-        out: new or empty folder.
-        train: number of training scenes.
-        val: number of validation scenes.
-        seed: the world.
-        parts: which of `PARTS` to write.
-        overwrite: replace `parts` of an earlier export; nothing else in the folder is touched.
-        progress: is told after each scene.
-
-    Raises:
-        ValueError: for unknown parts, sizes below 1, or a folder that is not empty.
-        OSError: if a file cannot be written.
+    `overwrite` replaces `parts` of an earlier export; nothing else in the folder is touched.
     """
     root, known = Path(out), ", ".join(PARTS)
     unknown = [part for part in parts if part not in _PARTS]

@@ -39,15 +39,7 @@ _GQA_SEMANTIC = {"object": "cat", "shape": "cat", "exist": "obj", "count": "glob
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a scene.
-
-    Attributes:
-        kind: what it asks for.
-        structure: GQA's structural type; "query" is open, the others are closed.
-        text: the question.
-        answer: a word or two in lower case, digits for numbers.
-        full_answer: the answer as a sentence.
-    """
+    """One question about a scene; `structure` is GQA's structural type ("query" is open)."""
 
     kind: Kind
     structure: Structure
@@ -63,16 +55,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """What the VQA files need to know of one scene.
-
-    Attributes:
-        image_id: number of the scene, also in the file name.
-        image: path of its picture below the image folder.
-        caption: full description.
-        present: class names of its objects, without repetition, the main object's first.
-        absent: all other class names, in the order of `CLASS_NAMES`.
-        questions: as `ask` gives them.
-    """
+    """What the VQA files need to know of one scene."""
 
     image_id: int
     image: str

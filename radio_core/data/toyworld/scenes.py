@@ -55,15 +55,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class ToyObject:
-    """One object of a scene, as far as it is visible.
-
-    Attributes:
-        shape: one of `SHAPES`.
-        colour: a key of `COLOURS`.
-        texture: one of `TEXTURES`.
-        mask: [128, 128] bool, its visible pixels.
-        bbox: (x, y, width, height) of the visible pixels.
-    """
+    """One object of a scene; `mask` and `bbox` (x, y, width, height) are of its visible pixels."""
 
     shape: str
     colour: str
@@ -171,11 +163,7 @@ class ToyWorldImages:
 
 
 def open_toyworld(scenes: str, storage: Storage) -> ToyWorldImages:
-    """Open "SCENES" of the toy world for training.
-
-    Raises:
-        ValueError: no positive number.
-    """
+    """Open "SCENES" of the toy world for training."""
     if not scenes.isdecimal():
         raise ValueError(f"toyworld:{scenes}: name a number of scenes, e.g. toyworld:6000")
     return ToyWorldImages(int(scenes))

@@ -206,19 +206,15 @@ def test_any_change_of_names_is_noticed(lister: Lister, photos: Path, change: st
     assert lister.lists == 3
 
 
-def test_a_folder_that_has_just_changed_is_listed_again(lister: Lister, photos: Path) -> None:
+def test_a_changed_folder_and_a_refresh_list_again(lister: Lister, photos: Path) -> None:
     os.utime(photos / "1")
     lister(photos)
     lister(photos)
     assert lister.lists == 2
-
-
-def test_refresh_lists_again(lister: Lister, photos: Path) -> None:
-    lister(photos)
-    lister(photos, refresh=True)
-    assert lister.lists == 2
-    lister(photos)
-    assert lister.lists == 2
+    settle(photos)
+    for refresh, lists in ((False, 3), (True, 4), (False, 4)):
+        lister(photos, refresh=refresh)
+        assert lister.lists == lists
 
 
 def test_a_damaged_index_is_made_again(lister: Lister, photos: Path, tmp_path: Path) -> None:
@@ -243,11 +239,6 @@ def test_what_cannot_be_kept_is_told_and_does_no_harm(
 def test_short_lists_are_not_kept(photos: Path, tmp_path: Path) -> None:
     indexed_scan(photos, Storage(tmp_path / "storage"))
     assert not (tmp_path / "storage").exists()
-
-
-def test_errors_are_those_of_a_fresh_look(lister: Lister, tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="no such file"):
-        lister(tmp_path / "nowhere")
 
 
 def test_listing_tells_how_far_it_is(
