@@ -95,11 +95,7 @@ class SummaryTask(Task):
 
     @cached_property
     def splits(self) -> dict[str, ClassificationSet]:
-        """The splits by name, read once.
-
-        Raises:
-            FolderError: one is not there, or cannot be used, or their classes differ.
-        """
+        """The splits by name, read once."""
         return read_splits(
             self.data,
             self.reads,

@@ -15,17 +15,7 @@ from radio_eval.tasks.zero_shot import ZeroShot
 
 @dataclass(frozen=True, kw_only=True)
 class ToySizes:
-    """How much of the toy world an evaluation sees.
-
-    Attributes:
-        classification_train: images that kNN compares with.
-        classification_val: images that kNN and zero-shot classify.
-        dense_train: images that the segmentation head learns from.
-        dense_val: images for segmentation.
-        sam_val: images for SAM, at most `dense_val`.
-        head_iterations: optimizer steps of the segmentation head.
-        seed: the world.
-    """
+    """How much of the toy world an evaluation sees."""
 
     classification_train: int = 800
     classification_val: int = 500

@@ -78,19 +78,10 @@ class ClassificationSet(Protocol):
 class FolderSplit:
     """A split in the ImageFolder layout, ROOT/SPLIT/CLASS/*; a `ClassificationSet`.
 
-    Args:
-        root: the data set's folder, perhaps with a classnames.json {class folder: name for people},
-            whose sorted keys are then the classes; without it the sorted folders are.
-        split: "train" or "val".
-
     Attributes:
         images: N images.
         labels: N indices into `class_names`.
         class_names: of all classes.
-
-    Raises:
-        FolderError: missing, closed or empty folders, unknown class folders, images outside of
-            class folders.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -200,12 +191,7 @@ class ShardSplit:
         }
 
     def _items(self, path: Path) -> Iterator[LabelledItem]:
-        """The images of a shard, not decoded.
-
-        Raises:
-            UnreadableImage: the shard ends early or is no tar file.
-            FolderError: a label that is no number, or outside the range.
-        """
+        """The images of a shard, not decoded."""
         try:
             for sample in read_samples(path, {f".{key}" for key in (*_IMAGE_KEYS, _LABEL_KEY)}):
                 name = f"{printable(path)}/{sample.name}"
@@ -299,11 +285,7 @@ def read_splits(
 
 
 def read_templates(root: Path) -> tuple[str, ...] | None:
-    """The zero-shot sentences of root/templates.json (a list of strings with "{}"), if it is there.
-
-    Raises:
-        FolderError: the file is not a list of strings.
-    """
+    """The sentences of root/templates.json, a list of strings with "{}", if it is there."""
     path = root / "templates.json"
     if not path.is_file():
         return None

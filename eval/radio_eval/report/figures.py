@@ -83,11 +83,7 @@ def check_plot_path(path: Path) -> None:
 
 
 def write_figure(path: Path, figure: "Figure") -> None:
-    """Write a figure on white into a .svg or .png file; its folder is made.
-
-    Raises:
-        ValueError: another kind of file.
-    """
+    """Write a figure on white into a .svg or .png file; its folder is made."""
     check_plot_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_saved(figure, path.suffix[1:].lower(), transparent=False))
@@ -132,11 +128,6 @@ def speed_figure(title: str, x_label: str, panels: Mapping[str, Sequence[Point]]
     """Draw quality over speed, a panel for each measure of quality (paper Figure 3).
 
     Speed is on a logarithmic axis. A line joins the models that no other one beats in both.
-
-    Args:
-        title: of the figure.
-        x_label: what the speed is.
-        panels: measure of quality, of which more is better -> models; at least one each.
     """
     with _figure(7.2, 0.4 + 3.6 * len(panels)) as figure:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -238,10 +229,6 @@ def confusion_figure(names: Sequence[str], counts: Mapping[tuple[int, int], int]
 
     The stronger a colour, the larger the share of the row's images: right ones are blue and on the
     diagonal, wrong ones red. Wrong ones below 1 % are left out.
-
-    Args:
-        names: of the classes.
-        counts: (true class, predicted class) -> images.
     """
     classes = range(len(names))
     totals = [sum(counts.get((truth, other), 0) for other in classes) for truth in classes]
@@ -283,11 +270,7 @@ def confusion_figure(names: Sequence[str], counts: Mapping[tuple[int, int], int]
 
 
 def dots_figure(columns: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
-    """Draw single values as dots and their means as lines, a panel for each column.
-
-    Args:
-        columns: what the values are -> row -> values.
-    """
+    """Draw single values as dots and their means as lines, a panel for each column."""
     across = min(3, len(columns))
     down = -(-len(columns) // across)
     rows = max(len(values) for values in columns.values())
@@ -310,11 +293,7 @@ def dots_figure(columns: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure
 
 @contextmanager
 def _figure(width: float, height: float) -> "Iterator[Figure]":
-    """A figure of so many inches, to be drawn on in this package's style.
-
-    Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-    """
+    """A figure of so many inches, to be drawn on in this package's style."""
     matplotlib = require("matplotlib", extra="eval")
     from matplotlib.figure import Figure
 

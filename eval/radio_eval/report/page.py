@@ -56,11 +56,7 @@ class Page:
     folded: Mapping[str, Any] = field(default_factory=dict)
 
     def html(self) -> str:
-        """The page as an HTML document; all texts are escaped.
-
-        Raises:
-            ImportError: jinja2 or matplotlib is missing; the message names the extra.
-        """
+        """The page as an HTML document; all texts are escaped."""
         text: str = _environment().get_template("page.html.j2").render(page=self)
         return text
 
@@ -70,15 +66,7 @@ class Page:
 
 
 def check_report_path(path: Path | None) -> None:
-    """Find out before a long run that its report could not be written, and make its folder.
-
-    Args:
-        path: of the HTML file; None for no report.
-
-    Raises:
-        ValueError: the path is a folder, or lies in none that can be made.
-        ImportError: jinja2 or matplotlib is missing; the message names the extra.
-    """
+    """Find out before a long run that its report could not be written, and make its folder."""
     if path is None:
         return
     require_pages()
@@ -99,13 +87,7 @@ def require_pages() -> None:
 
 
 def evaluation_page(result: Mapping[str, Any], sections: Sequence[Section], title: str) -> Page:
-    """The report on one task and one model.
-
-    Args:
-        result: a `TaskResult` as JSON types, and whatever else shall be said.
-        sections: what the task shows.
-        title: of the task.
-    """
+    """The report on one task and one model."""
     metrics = result["metrics"]
     apart = ("task", "model", "value", "metrics", "parameters", "class_iou", "skipped", "unscored")
     skipped = {

@@ -6,6 +6,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from radio_core.data.images import UnreadableImage
 from radio_core.pictures import pca_rgb
@@ -15,6 +16,8 @@ from radio_eval.data.preprocess import Preprocess
 from radio_eval.report.sections import Card, Picture, Pixels, Section
 from radio_eval.scores.masks import Mask
 
+SEED = 0
+"""Of the choice of what is shown."""
 SIDE = 144
 """Longer side of small pictures in pixels."""
 _COLOURS = np.array(
@@ -34,11 +37,6 @@ def read_thumbnails(
     data: ClassificationSet, names: Collection[str], side: int = SIDE
 ) -> dict[str, Pixels]:
     """Small pictures of some images of a split.
-
-    Args:
-        data: the split.
-        names: of images, as its blocks give them.
-        side: most pixels of a longer side.
 
     Returns:
         Name -> picture, of those that can be read.
@@ -64,13 +62,7 @@ def overlay(image: Pixels, masks: Sequence[Mask]) -> Pixels:
 def feature_section(
     models: Mapping[str, VisionModel], images: Sequence[Image.Image], side: int = SIDE
 ) -> Section:
-    """The same images through several models, as in the paper's Figure 1.
-
-    Args:
-        models: label -> model, a row each.
-        images: 8-bit RGB.
-        side: of the square pictures in pixels.
-    """
+    """The same images through several models, as in the paper's Figure 1."""
     shown = [np.asarray(i.resize((side, side), Image.Resampling.LANCZOS)) for i in images]
     cards = [Card(title="image", pictures=[Picture(pixels) for pixels in shown])]
     for label, model in models.items():
@@ -87,3 +79,15 @@ def feature_section(
         "blue. Within a row equal colours mean equal features; rows are independent.",
         cards=cards,
     )
+
+
+def choose_rows(hits: Tensor, count: int) -> list[int]:
+    """Rows to be shown of hits [N], half of them right and half wrong as far as there are such.
+
+    They are drawn with `SEED`; the right ones come first.
+    """
+    order = torch.randperm(len(hits), generator=torch.Generator().manual_seed(SEED))
+    right, wrong = order[hits[order]], order[~hits[order]]
+    half = min(len(wrong), count // 2)
+    shown = right[: count - half].tolist()
+    return [*sorted(shown), *sorted(wrong[: count - len(shown)].tolist())]

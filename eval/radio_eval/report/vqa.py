@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from radio_core.data.images import UnreadableImage, load_rgb
-from radio_eval.report.classification import SEED, choose_rows
-from radio_eval.report.pictures import thumbnail
+from radio_eval.report.pictures import SEED, choose_rows, thumbnail
 from radio_eval.report.sections import Card, Line, Picture, Section
 from radio_eval.scores.vqa import Judged
 from radio_llava.images import IMAGE

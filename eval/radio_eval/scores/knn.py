@@ -79,12 +79,6 @@ def class_votes(
 ) -> Tensor:
     """Share of the vote that each class gets.
 
-    Args:
-        similarities: [Q, k] of the neighbours.
-        labels: [Q, k] int64, their classes.
-        num_classes: classes of the data set.
-        temperature: a neighbour votes with exp(similarity / temperature).
-
     Returns:
         [Q, num_classes] float in [0, 1]; rows sum to 1.
     """

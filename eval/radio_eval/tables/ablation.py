@@ -76,13 +76,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row.
-
-    Attributes:
-        title: what the row is called.
-        change: makes it from the common recipe; None leaves that as it is.
-        printed: metric -> the paper's number.
-    """
+    """One row: how it changes the common recipe, and the paper's numbers by metric."""
 
     title: str
     change: Change | None = None
@@ -112,16 +106,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """One table of the paper.
-
-    Attributes:
-        name: as the command calls it, e.g. "table3".
-        title: what is compared.
-        setting: how the paper did it, and what differs here.
-        metrics: name -> column.
-        variants: name -> row.
-        claims: what the paper says of it.
-    """
+    """One table of the paper."""
 
     name: str
     title: str
@@ -139,13 +124,7 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A claim beside what was measured.
-
-    Attributes:
-        claim: the claim.
-        differences: seed -> higher - lower, of the seeds that both variants have.
-        printed: the same difference of the paper's numbers; None where it prints none.
-    """
+    """A claim beside what was measured: higher - lower by seed, and in the paper's numbers."""
 
     claim: Claim
     differences: Mapping[int, float]
@@ -218,14 +197,7 @@ class AblationOptions:
 
 @dataclass(kw_only=True)
 class AblationResults:
-    """The values of a table, filled student by student.
-
-    Attributes:
-        table: what is measured.
-        values: variant -> metric -> seed -> value.
-        failures: (variant, seed) -> why there is no student.
-        metadata: JSON types: options, machine, times.
-    """
+    """The values of a table, filled student by student."""
 
     table: Ablation
     values: Values = field(default_factory=dict)
@@ -270,11 +242,6 @@ def short_recipe(options: AblationOptions, seed: int, device: str) -> TrainConfi
 
     Variants may change losses and student, but neither data nor teachers nor sizes, so that all of
     one seed read one cache of teacher outputs.
-
-    Args:
-        options: for the steps, the views, and the folder of the cache.
-        seed: of everything.
-        device: as in `EngineConfig`.
     """
     toy = get_recipe("toy")
     group = GroupConfig(teachers=(CLIP, DINO), batch_size=_BATCH, resolutions=(RESOLUTION,))
@@ -301,17 +268,7 @@ def fill_ablation(
     filling: Filling,
     written: Callable[[], object],
 ) -> None:
-    """Train and measure all students, seed by seed: an unfinished table compares all its rows.
-
-    Args:
-        results: to be filled.
-        options: of the command.
-        filling: keeps trainings and scores.
-        written: called after each student.
-
-    Raises:
-        KeyboardInterrupt: the user stopped a training; the next call continues it.
-    """
+    """Train and measure all students, seed by seed: an unfinished table compares all its rows."""
     table, device = results.table, choose_device(options.device)
     with rich_progress(filling.console) as progress:
         tasks = {

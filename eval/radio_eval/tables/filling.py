@@ -38,12 +38,7 @@ class Cell:
 
 
 class Filling:
-    """Where finished cells are, and who hears what is done.
-
-    Args:
-        folder: of the cells; made when the first one is written.
-        console: for announcements and bars.
-    """
+    """Keeps finished cells in a folder, and tells the console what is done."""
 
     def __init__(self, folder: Path, console: Console | None = None) -> None:
         self.folder = folder
@@ -63,16 +58,15 @@ class Filling:
     def cell(self, row: str, column: str, identity: Json, make: Callable[[], Cell]) -> Cell:
         """The finished cell of this identity; made and kept if there is none, or a damaged one.
 
-        Args:
-            row: name of the model.
-            column: of the table.
-            identity: all that the result depends on: weights, data, protocol; JSON types.
-            make: runs what is missing. A failed cell is not kept.
+        The identity is all that the result depends on: weights, data, protocol. A cell of other
+        settings or of an earlier version is made again, which is said; a failed one is not kept.
         """
         path, identity = self._path(row, column), plain(identity)
         kept = read_result(path, identity)
         if kept is not None and kept.keys() == {"value", "note", "result"}:
             return Cell(**kept, identity=identity)
+        if path.is_file():
+            self.announce(f"{row}, {column}: was found with other settings, data or version; again")
         cell = dataclasses.replace(make(), identity=identity)
         if not cell.failed:
             kept = {"value": cell.value, "note": cell.note, "result": cell.result}
@@ -87,17 +81,7 @@ class Filling:
         return self.folder / f"{slug(row)}.{column}.json"
 
     def run(self, task: Task, model: Any, label: str, headline: str = "") -> Cell:
-        """Run a task on a model.
-
-        Args:
-            task: with its parameters.
-            model: as the task takes it.
-            label: before what the bars say.
-            headline: metric whose value the cell has; the task's own by default.
-
-        Raises:
-            ValueError: the task has no score; the message says why.
-        """
+        """Run a task on a model; raises ValueError, with the reason, where it has no score."""
         start = time.perf_counter()
         with rich_progress(self.console) as progress:
             context = Context(

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Llavas:
-    """Trained LLaVAs, by the model that each has for its eyes.
-
-    Attributes:
-        folders: model, as `--models` names it -> directory of its LLaVA.
-        device: where they run.
-    """
+    """Trained LLaVAs, by the model that each has for its eyes."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     device: str
@@ -49,12 +44,7 @@ class Llavas:
         return {"folder": str(folder.resolve()), "files": stamps}
 
     def answerer(self, source: str, identity: Json) -> "Answerer":
-        """The model's LLaVA, ready to be asked; the last one is kept in memory.
-
-        Args:
-            source: the model.
-            identity: what tells the model, and its LLaVA, from others.
-        """
+        """The model's LLaVA, ready to be asked; the last one is kept in memory."""
         return self._load(self.folders[source])
 
     def _load(self, folder: Path) -> "Answerer":
@@ -68,16 +58,7 @@ class Llavas:
 
 @dataclass(kw_only=True)
 class ToyLlavas(Llavas):
-    """A small LLaVA for each model, trained on the toy world when it is first asked.
-
-    Attributes:
-        out: folder for the trained models.
-        data: the toy world's questions, the folder that `prepare_toy_vqa` returns.
-        sizes: how much of the toy world that is.
-        training: the same for all.
-        resolution: long edge in pixels of the images that RADIO gets; teachers have their own.
-        announce: hears that a training begins.
-    """
+    """A small LLaVA for each model, trained on the toy world when it is first asked."""
 
     out: Path
     data: Path

@@ -51,16 +51,7 @@ Kind = Literal["student", "teacher", "baseline"]
 
 @dataclass(kw_only=True)
 class Row:
-    """One model's scores.
-
-    Attributes:
-        name: of the model.
-        kind: what it is; fractions compare students with the best teacher.
-        model: None for a row that needs none.
-        scores: task -> percent, None where the model cannot do the task.
-        results: the evaluations behind the scores.
-        note: a remark, e.g. why the row is empty.
-    """
+    """One model's scores."""
 
     name: str
     kind: Kind
@@ -72,12 +63,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Results:
-    """All rows of the table with what is needed to reproduce them.
-
-    Attributes:
-        rows: top to bottom.
-        metadata: JSON types: command, seeds, times, data set sizes.
-    """
+    """All rows of the table with what is needed to reproduce them."""
 
     rows: list[Row]
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -127,12 +113,7 @@ class Results:
         }
 
     def page(self, pictures: Sequence[Section], metrics: Path) -> Page:
-        """The page with the table.
-
-        Args:
-            pictures: what comes below it.
-            metrics: metrics.jsonl of the student's training, drawn if it is there.
-        """
+        """The page with the table."""
         notes = [f"{row.name}: {row.note}" for row in self.rows if row.note]
         sections = [Section(title="", tables=[self.table()], notes=notes), *pictures]
         curves = read_curves(metrics) if metrics.is_file() else {}
@@ -148,11 +129,7 @@ class Results:
 
 
 def quickstart_rows(student: Path) -> list[Row]:
-    """The rows with models, not scored yet: students, teachers, and random weights.
-
-    Args:
-        student: folder of the student.
-    """
+    """The rows with models, not scored yet: students, teachers, and random weights."""
     radio = RadioModel.from_pretrained(student)
     rows = [Row(name="student", kind="student", model=RadioVision("student", radio))]
     if BUNDLED["toy"].is_dir():
@@ -209,13 +186,7 @@ def picture_sections(rows: Sequence[Row], tasks: dict[str, Task]) -> list[Sectio
 
 @torch.no_grad()
 def mask_section(sams: "dict[str, Sam]", coco: CocoInstances, count: int = 6) -> Section:
-    """Masks that Segment Anything finds from ground-truth boxes, beside the true ones.
-
-    Args:
-        sams: label -> model, a row each.
-        coco: the first readable images are taken.
-        count: number of images.
-    """
+    """Masks that Segment Anything finds from ground-truth boxes, beside the true ones."""
     [images] = coco.decoded([coco.image_ids[:count]])
     pairs = [(i, image) for i, image in images.items() if isinstance(image, np.ndarray)]
     truth = [overlay(image, [each.mask for each in coco.instances(i)]) for i, image in pairs]

@@ -41,16 +41,7 @@ _TASKS = {"zero-shot": "zero_shot", "knn": "knn", "toy-seg": "linear_seg", "coco
 
 @dataclass(frozen=True)
 class Column:
-    """One task.
-
-    Attributes:
-        name: as `--tasks` takes it.
-        title: its heading.
-        group: the heading above it.
-        metric: what the number is, for people.
-        data: option that names its folder of real data; "" for a task of the toy world alone.
-        toy: the toy world has it.
-    """
+    """One task."""
 
     name: str
     title: str
@@ -170,11 +161,7 @@ class Table1Options:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The models.
-
-        Raises:
-            ValueError: none, one twice, or one that no model can have; the known forms are listed.
-        """
+        """The models."""
         names = [name.strip() for name in self.models.split(",") if name.strip()]
         if not names:
             raise ValueError("--models names no model; for example --models toy,toy-clip")
@@ -191,11 +178,7 @@ class Table1Options:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns that are wanted, in the paper's order.
-
-        Raises:
-            ValueError: an unknown name, or a column of the other kind of data.
-        """
+        """The columns that are wanted, in the paper's order."""
         known = {name: c for name, c in COLUMNS.items() if (c.toy if self.toy else c.data)}
         wanted = [name.strip() for name in self.tasks.split(",") if name.strip()]
         for name in wanted:
@@ -214,11 +197,7 @@ class Table1Options:
 
     @property
     def llava_folders(self) -> dict[str, Path]:
-        """What --llava says: model -> directory.
-
-        Raises:
-            ValueError: not MODEL=DIR, another model than those of the table, or one twice.
-        """
+        """What --llava says: model -> directory."""
         folders: dict[str, Path] = {}
         for text in self.llava:
             model, equals, folder = text.partition("=")
@@ -234,14 +213,7 @@ class Table1Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the table knows of a model without having it in memory.
-
-    Attributes:
-        parameters: of the vision backbone; None for a network that is not known.
-        resolution: side in pixels of its images (the shorter one where they are not square).
-        identity: what tells it from other models, as JSON types.
-        lacks: column -> what the model lacks for it, "" for nothing.
-    """
+    """What the table knows of a model without having it in memory."""
 
     parameters: int | None
     resolution: int
@@ -251,14 +223,7 @@ class Facts:
 
 @dataclass(kw_only=True)
 class Row:
-    """One model.
-
-    Attributes:
-        source: as `--models` names it.
-        facts: None before it is loaded, or if that failed.
-        cells: column (or "throughput") -> what is known of it.
-        failure: why the model could not be loaded.
-    """
+    """One model."""
 
     source: str
     facts: Facts | None = None
@@ -277,14 +242,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class Table1:
-    """The whole table, filled row by row.
-
-    Attributes:
-        rows: top to bottom.
-        columns: left to right.
-        toy: in the toy world.
-        metadata: JSON types: options, machine, times.
-    """
+    """The whole table, filled row by row."""
 
     rows: Sequence[Row]
     columns: Sequence[Column]
@@ -305,14 +263,7 @@ class Table1:
 def fill_table1(
     options: Table1Options, table: Table1, filling: Filling, written: Callable[[], object]
 ) -> None:
-    """Load every model and run every task on it; what goes wrong is noted in the cells.
-
-    Args:
-        options: of the command.
-        table: with empty rows.
-        filling: keeps the cells.
-        written: called after each cell.
-    """
+    """Load every model and run every task on it; what goes wrong is noted in the cells."""
     run = _Run(options, filling)
     for row in table.rows:
         with noted() as wrong:

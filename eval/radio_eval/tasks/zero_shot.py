@@ -1,6 +1,7 @@
 """Zero-shot classification: images against sentences that name the classes, as open_clip does."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, cast
@@ -10,14 +11,20 @@ from torch import Tensor
 
 from radio_core.extras import require
 from radio_core.vision import TextEncoder, VisionModel
-from radio_eval.data.classification import read_templates
+from radio_eval.data.classification import ClassificationSet, read_templates
 from radio_eval.extraction import SummaryTask
-from radio_eval.report.classification import zero_shot_sections
+from radio_eval.report.figures import bars_figure, confusion_figure
+from radio_eval.report.sections import Section
 from radio_eval.results import Json, StoredRows
 from radio_eval.runner import Context
 from radio_eval.scores.zero_shot import zero_shot_classifier, zero_shot_logits
+from radio_eval.tasks.knn import confused_pairs, confusions
 
 _IMAGES_AT_ONCE = 4096
+_MOST_CLASSES = 100
+"""More classes give no confusion matrix that anybody could read."""
+_EXTREMES = 10
+"""Classes at either end that are named where there is no confusion matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +96,33 @@ def openai_templates() -> tuple[str, ...]:
     """The 80 ImageNet templates of OpenAI, as sentences with one "{}"."""
     open_clip = require("open_clip", extra="clip")
     return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+def zero_shot_sections(data: ClassificationSet, val: StoredRows, best: Tensor) -> list[Section]:
+    """The confusion of classes (of very many, their extremes), and the most confused pairs."""
+    predicted, names = best[:, 0], data.class_names
+    if len(names) <= _MOST_CLASSES:
+        overview = Section(
+            title="Confusion of classes",
+            text="A row for each true class, a column for each predicted one. The stronger a "
+            "colour, the larger the share of the row's images: right ones are blue and lie on the "
+            "diagonal, wrong ones are red. Wrong ones below 1 % are left out.",
+            figures=[confusion_figure(names, confusions(val.labels, predicted))],
+        )
+    else:
+        overview = _class_extremes(names, val.labels, predicted)
+    return [overview, confused_pairs(data, names, val, predicted)]
+
+
+def _class_extremes(names: Sequence[str], labels: Tensor, predicted: Tensor) -> Section:
+    """Accuracy of the classes at either end."""
+    totals = Counter(labels.tolist())
+    right = Counter(labels[labels == predicted].tolist())
+    accuracy = {label: 100 * right[label] / total for label, total in totals.items()}
+    order = sorted(accuracy, key=lambda label: (accuracy[label], label))
+    shown = order if len(order) <= 2 * _EXTREMES else [*order[:_EXTREMES], *order[-_EXTREMES:]]
+    return Section(
+        title="The hardest and the easiest classes",
+        text=f"Accuracy of {len(shown)} of {len(order)} classes, those at either end.",
+        figures=[bars_figure([(names[label], accuracy[label]) for label in shown])],
+    )

@@ -6,20 +6,17 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 
 from radio_eval.data.classification import read_splits
-from radio_eval.report.classification import (
-    choose_rows,
-    class_extremes,
-    confused_pairs,
-    zero_shot_sections,
-)
 from radio_eval.report.page import picture_uri
-from radio_eval.report.pictures import read_thumbnails, thumbnail
+from radio_eval.report.pictures import choose_rows, read_thumbnails, thumbnail
+from radio_eval.tasks.knn import confused_pairs
+from radio_eval.tasks.zero_shot import zero_shot_sections
 
 
 def test_photos_are_jpeg_and_drawings_are_png() -> None:
@@ -106,7 +103,10 @@ def test_the_worst_pairs_come_first(toy: Path) -> None:
 def test_many_classes_have_their_extremes() -> None:
     labels = torch.arange(600) % 150
     predicted = torch.where(torch.arange(600) < 60, (labels + 1) % 150, labels)
-    section = class_extremes([f"class {label}" for label in range(200)], labels, predicted)
+    data: Any = SimpleNamespace(class_names=[f"class {label}" for label in range(200)])
+    rows: Any = SimpleNamespace(labels=labels, name=str)
+    with patch("radio_eval.tasks.zero_shot.confused_pairs"):
+        section, _ = zero_shot_sections(data, rows, predicted[:, None])
     (axes,) = section.figures[0].axes
     assert [bar.get_width() for bar in axes.patches] == [75.0] * 10 + [100.0] * 10  # type: ignore[attr-defined]
     assert "20 of 150 classes" in section.text

@@ -14,7 +14,7 @@ from radio_core.open import open_model
 from radio_eval.cli import evaluate
 from radio_eval.data.answers import Answer, Answers
 from radio_eval.data.vqa import BENCHMARKS, find_vqa_data, read_vqa_questions
-from radio_eval.report.classification import choose_rows, knn_sections
+from radio_eval.report.pictures import choose_rows
 from radio_eval.report.sections import Section
 from radio_eval.report.vqa import vqa_sections
 from radio_eval.results import StoredRows
@@ -23,7 +23,7 @@ from radio_eval.scores.knn import Neighbours
 from radio_eval.scores.vqa import judge
 from radio_eval.scores.vqa_benchmarks import read_benchmark
 from radio_eval.tasks import knn
-from radio_eval.tasks.knn import Knn
+from radio_eval.tasks.knn import Knn, knn_sections
 
 SMALL = ("--image-size", "32", "--no-cache")
 
