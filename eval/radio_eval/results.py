@@ -253,7 +253,15 @@ class Blocks:
         names: Sequence[str] = (),
         skipped: Mapping[str, str] | None = None,
     ) -> None:
-        """Write a block's file."""
+        """Write a block's file.
+
+        Args:
+            block: its number.
+            features: [n, D] float.
+            labels: [n] int64.
+            names: n names of the rows.
+            skipped: name -> reason, of what is in no row.
+        """
         path = self.path(block)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         tensors = {
@@ -277,10 +285,17 @@ class Blocks:
 class StoredRows:
     """Complete rows; only what is asked for is in memory. Satisfies `scores.knn.FeatureRows`.
 
+    Args:
+        paths: the files, in order.
+        identity: hash that each must carry.
+
     Attributes:
         dim: numbers a row, D.
         labels: [N] int64 of all rows.
         skipped: name -> reason, of what is in no row.
+
+    Raises:
+        ValueError: a file is missing, damaged or from another folder.
     """
 
     def __init__(self, paths: Sequence[Path], identity: str) -> None:
@@ -339,7 +354,17 @@ class StoredRows:
 
 
 def check_identity(path: Path, identity: Mapping[str, Any], what: str, remedy: str) -> None:
-    """Compare an identity with the one that a file holds."""
+    """Compare an identity with the one that a file holds.
+
+    Args:
+        path: the file.
+        identity: JSON types.
+        what: beginning of the message: what is wrong if they differ.
+        remedy: its end.
+
+    Raises:
+        ValueError: they differ (the message names each difference), or the file cannot be read.
+    """
     wanted = plain(identity)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
