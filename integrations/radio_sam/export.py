@@ -94,7 +94,7 @@ class ExportedImageEncoder(nn.Module):
 
 
 def exported_sam(encoder: ExportedImageEncoder, sam: str = TOY_SAM) -> "Sam":
-    """The Segment Anything `sam` (see `load_radio_sam`) around an exported encoder, on its device."""
+    """The Segment Anything `sam` (see `load_radio_sam`) around an exported encoder."""
     rows, cols = encoder.grid_size
     given = load_radio_sam(ORIGINAL, sam, device=encoder.device)
     return with_encoder(given, encoder, encoder.image_size, (rows, cols))

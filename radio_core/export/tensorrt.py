@@ -101,7 +101,7 @@ class Profile:
 
 
 def find_tensorrt() -> ModuleType:
-    """The package tensorrt or, where that is missing, tensorrt_rtx; ImportError says how to get it."""
+    """The package tensorrt or else tensorrt_rtx; ImportError says how to get it."""
     for name in _PACKAGES:
         try:
             return importlib.import_module(name)
@@ -122,7 +122,7 @@ def has_timing_cache(trt: ModuleType) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Built(Exported):
-    """What was built, by which package and version; `ran`: it was compared with the model on a GPU."""
+    """What was built, by which package and version; `ran`: it was compared with the model."""
 
     builder: str
     seconds: float
