@@ -111,7 +111,7 @@ class Engine(Protocol):
 
 
 def read_card(text: str | bytes | None, where: str) -> ExportCard:
-    """The card that `ExportCard.to_json` wrote; ValueError names `where` if there is no good one."""
+    """The card that `ExportCard.to_json` wrote; ValueError names `where` for a bad one."""
     if text is None:
         raise ValueError(f"{where} was not written by `radio export`: it says nothing about itself")
     try:
