@@ -16,9 +16,16 @@ from radio_core.bench.throughput import Throughput
 from radio_core.bench.timing import Timing
 from radio_core.models import RadioConfig, RadioModel, vit_config
 from radio_core.teachers.segment_anything import SamConfig
-from radio_eval.speed import tables
-from radio_eval.speed.show import markdown_page, paper_table, read_quality
-from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, PaperSpeed, SpeedTable, sam_table
+from radio_eval.speed import (
+    SAM_ENCODERS,
+    SPEED_TABLES,
+    PaperSpeed,
+    SpeedTable,
+    markdown_page,
+    paper_table,
+    read_quality,
+    sam_table,
+)
 
 Radio = Callable[..., tuple[int, str]]
 
@@ -304,7 +311,7 @@ def test_the_measured_column_stands_beside_the_papers() -> None:
 def test_a_table_is_measured_and_drawn(
     radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tables.SPEED_TABLES, "7", SMALL)
+    monkeypatch.setitem(SPEED_TABLES, "7", SMALL)
     plot, file, page = (tmp_path / name for name in ("p.png", "r.json", "t.md"))
     arguments = ["--table", "7", "--repeats", "2", "--plot", plot, "--json", file]
     code, output = radio("throughput", *arguments, "--markdown", page)

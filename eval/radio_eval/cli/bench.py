@@ -2,34 +2,51 @@
 
 import datetime
 import json
+import resource
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+import torch.nn.functional as F
 import tyro
 from rich.console import Console
+from torch import Tensor
 
 from radio_core.bench.cases import Case, Dtype, ModelEngine, parse_cases
 from radio_core.bench.throughput import Throughput, check_baseline, compare, measure, read_medians
-from radio_core.bench.timing import SPREAD, machine
+from radio_core.bench.timing import SPREAD, machine, time_in_turns
 from radio_core.cli import UsageError, write_json
 from radio_core.cli.bench import BenchOptions
 from radio_core.devices import choose_device
+from radio_core.progress import Progress
 from radio_eval.report.figures import check_plot_path
 from radio_eval.report.table import Column, Table
-from radio_eval.speed.knn import PRODUCT, KnnSizes, measure_knn
-from radio_eval.speed.show import (
+from radio_eval.results import Blocks, StoredRows
+from radio_eval.scores.knn import TRAIN_CHUNK, FeatureRows, nearest_neighbours
+from radio_eval.speed import (
+    SAM_ENCODERS,
+    SPEED_TABLES,
+    SpeedTable,
     described,
     markdown_page,
     paper_table,
     read_quality,
+    sam_table,
     throughput_table,
     write_quality_plot,
 )
-from radio_eval.speed.tables import SAM_ENCODERS, SPEED_TABLES, SpeedTable, sam_table
 
+_PRODUCT = (
+    f"product: torch.mm of the queries with one float32 matrix of {TRAIN_CHUNK} rows in memory, "
+    "as often as the train rows need; nothing is read, converted or selected"
+)
+_ROWS_A_FILE = 2048
+_PARTS = (4, 2, 1)
 _TITLE = "Images a second"
 _Cases = list[tuple[str, Case]]
 """(name for people, what is measured)."""
@@ -273,13 +290,12 @@ class KnnOptions(BenchOptions):
 def knn(options: KnnOptions) -> int:
     """Measure the nearest-neighbour search against a matrix product of its size."""
     device = choose_device(options.device)
-    sizes = KnnSizes(options.train, options.dim, options.queries, options.k)
     with (
         options.running() as progress,
         tempfile.TemporaryDirectory(prefix="radio-bench-knn-") as folder,
     ):
         work = options.work or Path(folder)
-        result = measure_knn(work, sizes, options.repeats, device, progress)
+        result = _measure_knn(options, work, device, progress)
     options.write(device, ("train", "dim", "queries", "k", "repeats"), **result)
     rows = [
         (
@@ -294,7 +310,7 @@ def knn(options: KnnOptions) -> int:
     titles = ("train rows", "seconds", "ms a query", "µs a query and 1000 rows")
     _show(Table(columns=[Column(t) for t in titles], rows=[*rows, ("product", seconds, "", "")]))
     console = Console()
-    console.print(f"{PRODUCT}.", highlight=False)
+    console.print(f"{_PRODUCT}.", highlight=False)
     console.print(
         f"search / product: {result['ratio']:.3f} ({options.queries} queries of {options.dim} "
         f"numbers, k {options.k}); most resident memory {result['peak_memory_gb']:.2f} GB, "
@@ -302,3 +318,91 @@ def knn(options: KnnOptions) -> int:
         highlight=False,
     )
     return 0
+
+
+class _FirstRows:
+    """The first `count` rows of a larger set."""
+
+    def __init__(self, whole: FeatureRows, count: int) -> None:
+        self._whole = whole
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read_rows(self, start: int, out: Tensor) -> None:
+        """Fill [n, D] float32 with the rows from `start` on."""
+        self._whole.read_rows(start, out)
+
+
+def _measure_knn(
+    options: KnnOptions, folder: Path, device: torch.device, progress: Progress
+) -> dict[str, Any]:
+    """Time the search in a quarter, a half and all of the rows, and the product, in turns.
+
+    Returns JSON values: "search" (a row for each number of train rows), the product's seconds, the
+    "ratio" of the whole search to it, and bytes on disk and in memory.
+    """
+    train, dim, queries_count = options.train, options.dim, options.queries
+    stored = _simulated(folder, train, dim, progress)
+    generator = torch.Generator().manual_seed(2**31)
+    queries = F.normalize(torch.randn(queries_count, dim, generator=generator), dim=1).to(device)
+    columns = stored.rows(0, min(TRAIN_CHUNK, len(stored))).to(device).T  # [D, n]
+    counts = sorted({max(1, train // part) for part in _PARTS})
+    activities: dict[str, Callable[[], object]] = {
+        str(count): partial(nearest_neighbours, _FirstRows(stored, count), queries, options.k)
+        for count in counts
+    }
+    activities["product"] = partial(_product, queries, columns, train)
+    timings = time_in_turns(activities, options.repeats, warmup=0, device=device, progress=progress)
+    product = timings["product"]
+    rows = []
+    for count in counts:
+        seconds = timings[str(count)].median
+        rows.append(
+            {
+                "train": count,
+                "seconds": round(seconds, 4),
+                "spread_percent": round(100 * timings[str(count)].spread, 1),
+                "ms_per_query": round(1000 * seconds / queries_count, 4),
+                "us_per_query_per_1000_rows": round(1e9 * seconds / queries_count / count, 4),
+            }
+        )
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "search": rows,
+        "product_seconds": round(product.median, 4),
+        "product_spread_percent": round(100 * product.spread, 1),
+        "ratio": round(timings[str(train)].median / product.median, 3),
+        "features_gb": round(2 * train * dim / 1e9, 3),
+        "peak_memory_gb": round(memory / 1e9, 3),
+    }
+
+
+def _simulated(folder: Path, train: int, dim: int, progress: Progress) -> StoredRows:
+    """Random unit-length features in a sub-folder, float16, as the evaluation's cache has them;
+    what is there is used again."""
+    starts = range(0, train, _ROWS_A_FILE)
+    identity = {"simulated": [train, dim]}
+    store = Blocks(folder / f"random-{train}x{dim}", identity, len(starts), torch.float16)
+    for block in store.missing():
+        count = min(_ROWS_A_FILE, train - starts[block])
+        generator = torch.Generator().manual_seed(block)
+        features = F.normalize(torch.randn(count, dim, generator=generator), dim=1)
+        labels = torch.zeros(count, dtype=torch.long)
+        store.write(block, features, labels)
+        progress("simulated features", block + 1, len(starts))
+    return store.read()
+
+
+def _product(queries: Tensor, columns: Tensor, train: int) -> Tensor:
+    """Scores of all train rows, each block in the place of the one before."""
+    width = columns.shape[1]
+    scores = queries.new_empty(len(queries), width)
+    for _ in range(train // width):
+        torch.mm(queries, columns, out=scores)
+    rest = train % width
+    if rest:
+        scores = torch.mm(queries, columns[:, :rest])
+    return scores

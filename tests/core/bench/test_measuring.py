@@ -12,12 +12,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from radio_core.bench.activities import matmul_case, matmul_flops
 from radio_core.bench.bare import BareViT
 from radio_core.bench.cases import Case, parse_cases
-from radio_core.bench.loading import read_and_touch
-from radio_core.bench.throughput import Throughput, check_baseline, compare
+from radio_core.bench.throughput import (
+    Throughput,
+    check_baseline,
+    compare,
+    matmul_case,
+    matmul_flops,
+)
 from radio_core.bench.timing import Timing, time_in_turns
+from radio_core.cli.bench import read_and_touch
 from radio_core.models import RadioConfig, RadioModel, vit_config
 
 Radio = Callable[..., tuple[int, str]]

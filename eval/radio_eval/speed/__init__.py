@@ -1,1 +1,0 @@
-"""Speed beside the paper's: its Tables 7 and 8, and quality against speed (Figure 3)."""
