@@ -71,7 +71,10 @@ def load(options: LoadOptions) -> int:
             random_model("base").save_pretrained(folder)
         size = path.stat().st_size
         load_model(path)  # refuses a wrong file before the floor reads it, and fills the page cache
-        both = {"load": partial(load_model, path), "floor": partial(read_and_touch, path)}
+        both: dict[str, Any] = {
+            "load": partial(load_model, path),
+            "floor": partial(read_and_touch, path),
+        }
         times = time_in_turns(both, options.repeats, progress=progress)
     result: dict[str, Any] = {"file_bytes": size}
     for name, timing in times.items():

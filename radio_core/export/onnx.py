@@ -100,12 +100,8 @@ def write_onnx(
     prepared = exportable.prepared(precision)
     program = trace(prepared)
     progress("translating to ONNX", 0, None)
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(max(disabled, logging.WARNING))  # torch about itself and the conversion
-        try:
-            translated: Any = torch.onnx.export(
+    with _quiet():
+        translated: Any = torch.onnx.export(
             program,
             (),
             opset_version=opset,
@@ -122,6 +118,21 @@ def write_onnx(
     _label(model, prepared.card)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     translated.save(str(path), external_data=weights > MAX_INSIDE)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _label(model: Any, card: ExportCard) -> None:
