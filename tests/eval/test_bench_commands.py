@@ -228,6 +228,7 @@ def test_an_exported_file_is_measured_as_such(radio: Radio, tmp_path: Path, mode
 
 
 def test_quality_is_drawn_against_speed(radio: Radio, tmp_path: Path, model: str) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'eval'")
     quality, plot = tmp_path / "quality.csv", tmp_path / "plot.svg"
     quality.write_text(f"model,kNN,mIoU\n{model},61.5,\nrandom:tiny,70,30\nother,1,1\n")
     arguments = [f"{model}@64", "random:tiny@64", "--repeats", "2", "--quality", quality]
@@ -311,6 +312,7 @@ def test_the_measured_column_stands_beside_the_papers() -> None:
 def test_a_table_is_measured_and_drawn(
     radio: Radio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'eval'")
     monkeypatch.setitem(SPEED_TABLES, "7", SMALL)
     plot, file, page = (tmp_path / name for name in ("p.png", "r.json", "t.md"))
     arguments = ["--table", "7", "--repeats", "2", "--plot", plot, "--json", file]

@@ -29,6 +29,8 @@ from radio_eval.report.figures import (
 from radio_eval.report.sections import Card, Line, Picture, Section
 from radio_eval.report.table import Cell, Column, Table
 
+pytest.importorskip("matplotlib", reason="needs the extra 'eval'")
+
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 TABLE = Table(
     title="[bold]title",

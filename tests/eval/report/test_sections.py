@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -17,6 +18,8 @@ from radio_eval.report.page import picture_uri
 from radio_eval.report.pictures import choose_rows, read_thumbnails, thumbnail
 from radio_eval.tasks.knn import confused_pairs
 from radio_eval.tasks.zero_shot import zero_shot_sections
+
+pytest.importorskip("matplotlib", reason="needs the extra 'eval'")
 
 
 def test_photos_are_jpeg_and_drawings_are_png() -> None:

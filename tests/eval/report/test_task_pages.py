@@ -25,6 +25,8 @@ from radio_eval.scores.vqa_benchmarks import read_benchmark
 from radio_eval.tasks import knn
 from radio_eval.tasks.knn import Knn, knn_sections
 
+pytest.importorskip("matplotlib", reason="needs the extra 'eval'")
+
 SMALL = ("--image-size", "32", "--no-cache")
 
 

@@ -20,6 +20,17 @@ from radio_llava.features import TowerConfig, feature_dim, freeze_unused, normal
 from radio_llava.tower import VisionTower
 
 
+@pytest.fixture
+def toys() -> None:
+    """The toy teachers can be loaded."""
+    for module, extra in (
+        ("open_clip", "clip"),
+        ("transformers", "hf"),
+        ("segment_anything", "sam"),
+    ):
+        pytest.importorskip(module, reason=f"needs the extra {extra!r}")
+
+
 def arguments(**values: Any) -> SimpleNamespace:
     return SimpleNamespace(**({"mm_vision_select_layer": -2, "radio_resolution": 64} | values))
 
@@ -295,6 +306,7 @@ def test_images_of_a_wrong_size_name_the_nearest(tower: VisionTower) -> None:
 
 
 @pytest.mark.parametrize("name", TOY_TEACHERS)
+@pytest.mark.usefixtures("toys")
 def test_tokens_are_the_teachers_features_row_by_row(name: str) -> None:
     tower = VisionTower(name, given())
     size = tower.config.image_size
@@ -343,6 +355,7 @@ def test_the_weights_must_be_those_of_the_training(teacher: VisionTower) -> None
     assert VisionTower("toy-sam", given(**recorded)).hidden_size == 80  # the record is another's
 
 
+@pytest.mark.usefixtures("toys")
 def test_a_model_of_peoples_own_code_is_a_tower_where_they_named_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +389,7 @@ def test_flags_that_only_radio_has_are_refused(values: dict[str, Any], message: 
         VisionTower("toy-dino", given(**values))
 
 
+@pytest.mark.usefixtures("toys")
 def test_images_of_another_size_and_unknown_teachers_are_refused() -> None:
     with pytest.raises(ValueError, match="takes images of 64 x 64 pixels only"):
         VisionTower("toy-clip", given())([torch.rand(3, 64, 64), torch.rand(3, 64, 48)])
@@ -383,6 +397,7 @@ def test_images_of_another_size_and_unknown_teachers_are_refused() -> None:
         VisionTower("sam:nowhere", given())
 
 
+@pytest.mark.usefixtures("toys")
 def test_a_teacher_is_cast_but_to_float16_on_the_cpu() -> None:
     tower = VisionTower("toy-sam", given())
     expected = tower(torch.full((1, 3, 128, 128), 0.5))
