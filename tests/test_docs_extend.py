@@ -45,7 +45,7 @@ def test_an_example_runs(title: str, tmp_path: Path) -> None:
             run([sys.executable, "-c", text], tmp_path, environment)
         else:
             for line in text.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
+                words = shlex.split(line)
                 extra = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
                 words = words[len(extra) :]
                 assert words[0] == "radio"
